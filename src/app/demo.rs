@@ -1,0 +1,77 @@
+//! `apiserver demo`: everything in one process, to be tried out.
+
+use std::net::SocketAddr;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{App, StartError};
+use crate::config::{Config, Embedded};
+use crate::dataserver::{self, Dataserver};
+
+/// How many sample dataservers there are.
+const DATASERVERS: u16 = 3;
+
+/// Runs an embedded NSQ, three sample dataservers and a gateway until `stop`. The dataservers listen on
+/// `common.server_addr` and the ports that follow.
+///
+/// # Errors
+/// When a port is taken, or as [`App::run`].
+pub async fn demo(mut config: Config, stop: CancellationToken) -> Result<(), StartError> {
+    config.nsq.embedded = Embedded::On;
+    config.common.nsqd.clear();
+    config.common.nsqlookupd.clear();
+    let first: SocketAddr = config.common.server_addr.parse().map_err(|_| {
+        let addr = &config.common.server_addr;
+        anyhow::anyhow!("common.server_addr: {addr:?} must be an IP address and a port for the demo")
+    })?;
+    let mut dataservers = Vec::new();
+    for n in 0..DATASERVERS {
+        let mut addr = first;
+        if first.port() != 0 {
+            addr.set_port(first.port().saturating_add(n));
+        }
+        let dataserver = Dataserver::bind(addr, &config.name).await;
+        dataservers.push(dataserver.map_err(|source| StartError::Listen {
+            key: "common.server_addr",
+            addr,
+            source,
+        })?);
+    }
+    let app = App::bind(config.clone()).await?;
+    if let Some(nsq) = app.embedded_nsq() {
+        config.nsq.embedded_listen.tcp = nsq.tcp;
+        println!("{}", what_to_try(app.listen(), &dataservers, &nsq.http));
+    }
+    let mut running = tokio::task::JoinSet::new();
+    for dataserver in dataservers {
+        let (config, stop) = (config.clone(), stop.clone());
+        running.spawn(async move { dataserver::run(dataserver, &config, stop).await });
+    }
+    let result = app.run(stop).await;
+    while let Some(ended) = running.join_next().await {
+        ended.map_err(anyhow::Error::new)??;
+    }
+    result
+}
+
+fn what_to_try(listen: SocketAddr, dataservers: &[Dataserver], nsq_http: &SocketAddr) -> String {
+    let port = listen.port();
+    let addrs: Vec<_> = dataservers
+        .iter()
+        .map(|dataserver| dataserver.addr().to_string())
+        .collect();
+    format!(
+        "The gateway listens on {listen}; dataservers on {}. In another terminal:
+
+  curl localhost:{port}/                 # answered by a random dataserver: do it again
+  curl localhost:{port}/dataservers      # who is live
+  curl localhost:{port}/metrics          # what Prometheus sees
+  curl -d hello localhost:{port}/echo    # a body there and back
+
+  # Announce a dataserver by hand; without more heartbeats it is gone after 10 seconds:
+  curl -d 127.0.0.1:10009 'http://{nsq_http}/pub?topic=data_server_addr'
+
+Ctrl-C ends it.",
+        addrs.join(", ")
+    )
+}

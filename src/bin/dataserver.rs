@@ -1,0 +1,92 @@
+//! `dataserver`: the sample dataserver, and the announcer for a service that exists already.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use nsq_gateway::addr::Addr;
+use nsq_gateway::cli;
+use nsq_gateway::config::{Config, DEFAULT_PATH};
+use nsq_gateway::dataserver::{self, Announcer, Dataserver, Probe};
+use nsq_gateway::telemetry::LogFormat;
+
+/// The sample dataserver: serves HTTP and announces itself over NSQ.
+#[derive(Parser)]
+#[command(name = "dataserver", version, about, args_conflicts_with_subcommands = true)]
+struct Args {
+    /// The config file; conf/config.yaml if there is one, else the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen and what to announce, instead of common.server_addr
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<SocketAddr>,
+    /// How log lines look; they go to stderr, filtered by RUST_LOG
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Announce a service that exists already
+    Announce {
+        /// What to announce
+        #[arg(long, value_name = "HOST:PORT")]
+        addr: Addr,
+        /// Announce it only while this URL answers 2xx
+        #[arg(long, value_name = "URL")]
+        probe: Option<Probe>,
+        /// The config file; conf/config.yaml if there is one, else the defaults
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// How log lines look; they go to stderr, filtered by RUST_LOG
+        #[arg(long, value_enum, default_value = "text")]
+        log_format: LogFormat,
+    },
+}
+
+fn main() -> ExitCode {
+    let args: Args = match cli::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    match args.command {
+        Some(Command::Announce {
+            addr,
+            probe,
+            config,
+            log_format,
+        }) => with_config(config.as_deref(), |config| {
+            cli::run(log_format, |stop| async move {
+                let announcer = Announcer::new(addr, probe, &config)?;
+                stop.run_until_cancelled(announcer.run()).await;
+                anyhow::Ok(())
+            })
+        }),
+        None => with_config(args.config.as_deref(), |config| {
+            cli::run(args.log_format, |stop| async move {
+                let (addr, from) = match args.addr {
+                    Some(addr) => (addr, "--addr"),
+                    None => (
+                        config.common.server_addr.parse().context("common.server_addr")?,
+                        "common.server_addr",
+                    ),
+                };
+                let bound = Dataserver::bind(addr, &config.name).await;
+                let dataserver =
+                    bound.with_context(|| format!("cannot listen on {addr}; {from} moves it"))?;
+                dataserver::run(dataserver, &config, stop).await
+            })
+        }),
+    }
+}
+
+fn with_config(file: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match Config::load_or_default(file) {
+        Ok(config) => run(config),
+        Err(faults) => cli::bad_config(file.unwrap_or(Path::new(DEFAULT_PATH)), &faults),
+    }
+}

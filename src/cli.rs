@@ -1,0 +1,86 @@
+//! What both binaries do on the command line: read it, start, stop on a signal, end with the right code.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Faults;
+use crate::shutdown;
+use crate::telemetry::{self, LogFormat};
+
+/// `EX_CONFIG` of sysexits.h.
+const BAD_CONFIG: u8 = 78;
+
+/// Threads for the control work: heartbeats, the sweep, admin requests. The data plane has threads of its own.
+const CONTROL_THREADS: usize = 2;
+
+/// Reads the command line. `--help` and `--version` end well, what cannot be read with code 1.
+///
+/// # Errors
+/// The code to end with.
+pub fn parse<A: Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| {
+        let _ = error.print(); // a closed terminal changes nothing
+        if error.use_stderr() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+/// Says what is wrong with a config file, a line each.
+pub fn bad_config(file: &Path, faults: &Faults) -> ExitCode {
+    for fault in faults.iter() {
+        eprintln!("{}: {fault}", file.display());
+    }
+    ExitCode::from(BAD_CONFIG)
+}
+
+/// Starts logging and a control runtime, runs until a signal or an error, and says how it ended.
+pub fn run<F, E>(log_format: LogFormat, main: impl FnOnce(CancellationToken) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Display,
+{
+    let runtime = telemetry::init(log_format).and_then(|()| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Ok(builder
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()?)
+    });
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let stop = CancellationToken::new();
+    let ended = runtime.block_on(async {
+        let signalled = tokio::spawn(cancel_when_signalled(stop.clone()));
+        let ended = main(stop).await;
+        signalled.abort();
+        ended
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn cancel_when_signalled(stop: CancellationToken) {
+    match shutdown::signalled().await {
+        Ok(signal) => tracing::info!(signal, "told to stop"),
+        Err(error) => tracing::error!(%error, "signals cannot be heard"),
+    }
+    stop.cancel();
+}
+
+fn failed(error: &impl Display) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,150 @@
+//! The config file: one struct per section, a default for every key, and every fault reported at once.
+//!
+//! The file is YAML. The `common` section is the one of the Go system that this gateway replaces, and
+//! means what it meant there; everything new has a section of its own. An empty file is a good one.
+
+mod common;
+mod fault;
+mod gateway;
+mod limits;
+mod nsq;
+mod reader;
+mod registry;
+mod timeouts;
+
+use std::path::Path;
+use std::{fs, io};
+
+pub use common::{Common, Endpoint};
+pub use fault::{Fault, Faults};
+pub use gateway::{AdminAllow, Balance, Gateway};
+pub use limits::Limits;
+pub use nsq::{Embedded, EmbeddedListen, Nsq};
+pub use registry::Registry;
+pub use timeouts::Timeouts;
+
+use reader::Reader;
+
+/// Where the binaries look when no file is named.
+pub const DEFAULT_PATH: &str = "conf/config.yaml";
+
+/// Longest file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The whole config, validated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Shown in logs and by the sample dataserver. Default `nsq-gateway`.
+    pub name: String,
+    /// What the Go system's config file holds.
+    pub common: Common,
+    /// Where requests come in, and how they are spread.
+    pub gateway: Gateway,
+    /// How long a dataserver lives without a heartbeat.
+    pub registry: Registry,
+    /// How heartbeats are read.
+    pub nsq: Nsq,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How much of anything there may be.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// Every fault in it; a file that cannot be read is one fault.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let unreadable = |error: io::Error| Faults::one("", format!("cannot be read: {error}"));
+        if fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
+            return Err(Faults::one("", format!("is larger than {MAX_FILE} bytes")));
+        }
+        fs::read_to_string(path).map_err(unreadable)?.parse()
+    }
+
+    /// The config file named on the command line, or the default one; with neither, the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::load`]. A file that was named must exist.
+    pub fn load_or_default(path: Option<&Path>) -> Result<Self, Faults> {
+        match path {
+            Some(path) => Self::load(path),
+            None => Self::load_if_there(Path::new(DEFAULT_PATH)),
+        }
+    }
+
+    fn load_if_there(path: &Path) -> Result<Self, Faults> {
+        if path.exists() {
+            Self::load(path)
+        } else {
+            Ok(Self::default())
+        }
+    }
+
+    fn read(mut file: Reader<'_>) -> Self {
+        let config = Self {
+            name: file.value("name", "nsq-gateway".to_owned()),
+            common: Common::read(file.section("common")),
+            gateway: Gateway::read(file.section("gateway")),
+            registry: Registry::read(file.section("registry")),
+            nsq: Nsq::read(file.section("nsq")),
+            timeouts: Timeouts::read(file.section("timeouts")),
+            limits: Limits::read(file.section("limits")),
+        };
+        file.finish();
+        config
+    }
+
+    /// Whether this config asks for the NSQ that runs inside the gateway.
+    pub fn runs_embedded_nsq(&self) -> bool {
+        match self.nsq.embedded {
+            Embedded::Auto => self.common.nsqd.is_empty() && self.common.nsqlookupd.is_empty(),
+            Embedded::On => true,
+            Embedded::Off => false,
+        }
+    }
+}
+
+impl std::str::FromStr for Config {
+    type Err = Faults;
+
+    /// Reads and validates YAML.
+    fn from_str(yaml: &str) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let config = Self::read(Reader::root(yaml, &mut faults));
+        config.check(&mut faults);
+        Faults::none_or(faults).map(|()| config)
+    }
+}
+
+impl Config {
+    /// What no section can see by itself.
+    fn check(&self, faults: &mut Vec<Fault>) {
+        if self.gateway.admin_listen == Some(self.gateway.listen) && self.gateway.listen.port() != 0 {
+            faults.push(Fault::new(
+                "gateway.admin_listen",
+                "is the same as gateway.listen".to_owned(),
+            ));
+        }
+        if self.nsq.embedded == Embedded::Off
+            && self.common.nsqd.is_empty()
+            && self.common.nsqlookupd.is_empty()
+        {
+            let message =
+                "false, but neither common.nsqd nor common.nsqlookupd says where heartbeats come from";
+            faults.push(Fault::new("nsq.embedded", message.to_owned()));
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // An empty file has no faults; a test keeps it so.
+        let mut faults = Vec::new();
+        Self::read(Reader::root("", &mut faults))
+    }
+}
+
+#[cfg(test)]
+mod tests;

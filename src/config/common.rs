@@ -1,0 +1,140 @@
+//! Section `common`: the Go system's config file, key by key.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_yaml::Value;
+
+use super::reader::{FromYaml, Reader};
+
+/// What the Go system's config file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Common {
+    /// How often a dataserver announces itself. Whole seconds in the file. Default 5.
+    pub heart_beat_time: Duration,
+    /// The HTTP sides of the nsqlookupds to ask which nsqds have the topic. Default none.
+    pub nsqlookupd: Vec<Endpoint>,
+    /// The TCP sides of the nsqds: a dataserver publishes to a random one, the gateway reads all. Default none.
+    pub nsqd: Vec<Endpoint>,
+    /// The topic of the heartbeats. Default `data_server_addr`.
+    pub server_topic: String,
+    /// Where the sample dataserver listens, and what it announces. Default `127.0.0.1:10001`.
+    pub server_addr: String,
+}
+
+impl Common {
+    pub(super) fn read(mut section: Reader<'_>) -> Self {
+        let seconds = section.within("heart_beat_time", 5, 1, 3600);
+        let common = Self {
+            heart_beat_time: Duration::from_secs(seconds as u64),
+            nsqlookupd: section
+                .sections("nsqlookupd", read_nsqlookupd)
+                .into_iter()
+                .flatten()
+                .collect(),
+            nsqd: section.list("nsqd").unwrap_or_default(),
+            server_topic: read_topic(&mut section),
+            server_addr: section
+                .value::<Endpoint>("server_addr", Endpoint::new("127.0.0.1", 10001))
+                .to_string(),
+        };
+        // The Go system never read nsqadmin either; files that have it stay good.
+        let mut nsqadmin = section.section("nsqadmin");
+        nsqadmin.optional::<String>("name");
+        nsqadmin.optional::<String>("addr");
+        nsqadmin.optional::<u16>("port");
+        nsqadmin.finish();
+        section.finish();
+        common
+    }
+}
+
+fn read_nsqlookupd(mut section: Reader<'_>) -> Option<Endpoint> {
+    section.optional::<String>("name");
+    section.optional::<u16>("tcp_port"); // where nsqds register; a reader has no use for it
+    let port = section.value("http_port", 4161u16);
+    let addr = section.optional::<String>("addr");
+    let endpoint = match &addr {
+        None => {
+            section.fault("addr", "is missing".to_owned());
+            None
+        }
+        Some(host) => {
+            let endpoint = format!("{host}:{port}").parse().ok();
+            if endpoint.is_none() {
+                section.fault("addr", format!("{host:?} is not an IP address or a host name"));
+            }
+            endpoint
+        }
+    };
+    section.finish();
+    endpoint
+}
+
+fn read_topic(section: &mut Reader<'_>) -> String {
+    const DEFAULT: &str = "data_server_addr";
+    let topic = section.value("server_topic", DEFAULT.to_owned());
+    if super::nsq::is_valid_name(&topic) {
+        return topic;
+    }
+    section.fault(
+        "server_topic",
+        format!("{topic:?} is not a topic name ({})", super::nsq::NAME_RULE),
+    );
+    DEFAULT.to_owned()
+}
+
+/// A TCP endpoint that is connected to: a host name or an IP address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    host: String,
+    port: u16,
+}
+
+impl Endpoint {
+    fn new(host: &str, port: u16) -> Self {
+        Self {
+            host: host.to_owned(),
+            port,
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (host, port) = text.rsplit_once(':').ok_or(())?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host_is_fine = match bare {
+            Some(ipv6) => ipv6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => {
+                (1..=253).contains(&host.len())
+                    && host
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+            }
+        };
+        let port = port.parse().map_err(drop)?;
+        if host_is_fine {
+            Ok(Self::new(host, port))
+        } else {
+            Err(())
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromYaml for Endpoint {
+    const EXPECTED: &'static str = "HOST:PORT";
+
+    fn from_yaml(value: &Value) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}

@@ -1,0 +1,63 @@
+//! What is wrong with a config, and where.
+
+use std::fmt;
+
+/// One fault: a key's path and a sentence about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Such as `gateway.listen`; empty when the fault is in the file as a whole.
+    pub path: String,
+    /// Such as `"abc" is not HOST:PORT`.
+    pub message: String,
+}
+
+impl Fault {
+    pub(super) fn new(path: impl Into<String>, message: String) -> Self {
+        Self {
+            path: path.into(),
+            message,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => f.write_str(&self.message),
+            path => write!(f, "{path}: {}", self.message),
+        }
+    }
+}
+
+/// All the faults of one config, at least one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub(super) fn one(path: &str, message: String) -> Self {
+        Self(vec![Fault::new(path, message)])
+    }
+
+    pub(super) fn none_or(faults: Vec<Fault>) -> Result<(), Self> {
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(faults))
+        }
+    }
+
+    /// Each of them, in the order of the file's sections.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Faults {
+    /// One line each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, fault) in self.0.iter().enumerate() {
+            write!(f, "{}{fault}", if n == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}

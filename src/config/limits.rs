@@ -1,0 +1,29 @@
+//! Section `limits`: how much of anything there may be.
+
+use super::reader::Reader;
+
+/// How much of anything there may be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Bytes of a request's or an answer's head. Default 65536, from 8192 to 1048576.
+    pub head_bytes: usize,
+    /// Fields in a request's or an answer's head. Default 100, from 10 to 1000.
+    pub headers: usize,
+    /// Connections from users at once; over it, new ones wait in the kernel's queue. Default 10000.
+    pub connections: usize,
+    /// Requests under way at once; over it, 503 at once. Default 10000.
+    pub in_flight: usize,
+}
+
+impl Limits {
+    pub(super) fn read(mut section: Reader<'_>) -> Self {
+        let limits = Self {
+            head_bytes: section.within("head_bytes", 65_536, 8_192, 1_048_576),
+            headers: section.within("headers", 100, 10, 1_000),
+            connections: section.within("connections", 10_000, 1, 10_000_000),
+            in_flight: section.within("in_flight", 10_000, 1, 10_000_000),
+        };
+        section.finish();
+        limits
+    }
+}

@@ -1,0 +1,194 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// The file of the Go system, as it is.
+const SEED: &str = r#"
+name:   nsq
+common:
+    heart_beat_time: 5
+    nsqlookupd:
+        name:   s1
+        addr:   10.8.0.4
+        tcp_port:   4160
+        http_port:  4161
+    nsqadmin:
+        name:   s1
+        addr:   10.8.0.4
+        port:   4171
+    nsqd:
+    - 10.8.0.4:4150
+    - 10.8.0.5:4150
+    - 10.8.0.6:4150
+    - 10.8.0.7:4150
+    server_topic:   "data_server_addr"
+    server_addr:   "127.0.0.1:10001"
+"#;
+
+fn faults(yaml: &str) -> Vec<String> {
+    match yaml.parse::<Config>() {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let config: Config = "".parse().unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.gateway.listen.to_string(), "0.0.0.0:9000");
+    assert_eq!(config.registry.ttl.as_secs(), 10);
+    assert_eq!(config.common.server_topic, "data_server_addr");
+    assert!(config.runs_embedded_nsq());
+}
+
+#[test]
+fn the_seeds_file_loads_and_means_what_it_meant() {
+    let config: Config = SEED.parse().unwrap();
+    assert_eq!(config.common.heart_beat_time.as_secs(), 5);
+    assert_eq!(
+        config
+            .common
+            .nsqlookupd
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["10.8.0.4:4161"]
+    );
+    assert_eq!(config.common.nsqd.len(), 4);
+    assert_eq!(config.common.nsqd[3].to_string(), "10.8.0.7:4150");
+    assert_eq!(config.common.server_topic, "data_server_addr");
+    assert_eq!(config.common.server_addr, "127.0.0.1:10001");
+    assert!(!config.runs_embedded_nsq());
+}
+
+#[test]
+fn nsqlookupd_is_one_or_a_list() {
+    let config: Config = "common: {nsqlookupd: [{addr: a}, {addr: b, http_port: '5161'}]}"
+        .parse()
+        .unwrap();
+    assert_eq!(
+        config
+            .common
+            .nsqlookupd
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["a:4161", "b:5161"]
+    );
+}
+
+#[test]
+fn every_fault_is_reported_with_its_path() {
+    let yaml = "
+nam: x
+common:
+  heart_beat_time: 0
+  nsqlookupd: [{http_port: 4161}, {addr: a b}]
+  nsqd: ['a:1', 'b', 7]
+  server_topic: 'a b'
+gateway:
+  listen: abc
+  workers: -1
+  balance: least
+  admin_allow: [loopback, 10.0.0.0/33]
+  tls: {}
+registry: {ttl: 10, sweep_interval: 0s}
+nsq: {embedded: maybe, channel: 'a/b', embedded_listen: {tcp: 1}}
+timeouts: 5
+limits: {headers: many}
+";
+    assert_eq!(
+        faults(yaml),
+        [
+            "common.heart_beat_time: 0 is not between 1 and 3600",
+            "common.nsqlookupd[0].addr: is missing",
+            "common.nsqlookupd[1].addr: \"a b\" is not an IP address or a host name",
+            "common.nsqd[1]: \"b\" is not HOST:PORT",
+            "common.nsqd[2]: 7 is not HOST:PORT",
+            "common.server_topic: \"a b\" is not a topic name (1 to 64 of letters, digits, . _ -, and an optional #ephemeral)",
+            "gateway.listen: \"abc\" is not HOST:PORT",
+            "gateway.workers: -1 is not a whole number",
+            "gateway.balance: \"least\" is not random or p2c",
+            "gateway.admin_allow[1]: \"10.0.0.0/33\" is not loopback, private, an IP address or a network such as 10.0.0.0/8",
+            "gateway.tls: is not a known key",
+            "registry.ttl: 10 is not a duration such as 10s or 500ms",
+            "registry.sweep_interval: 0s is not between 10ms and 10m",
+            "nsq.channel: \"a/b\" is not a channel name (1 to 64 of letters, digits, . _ -, and an optional #ephemeral)",
+            "nsq.embedded: \"maybe\" is not auto, true or false",
+            "nsq.embedded_listen.tcp: 1 is not HOST:PORT",
+            "timeouts: 5 is not a mapping",
+            "limits.headers: \"many\" is not a whole number",
+            "nam: is not a known key",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_yaml_is_one_fault_that_names_the_place() {
+    let faults = faults("gateway:\n  listen: [\n");
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].contains("line"), "{faults:?}");
+    assert!(!super::tests::faults("gateway: {listen: a, listen: b}").is_empty());
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_faults() {
+    assert_eq!(
+        faults("gateway: {listen: '127.0.0.1:9000', admin_listen: '127.0.0.1:9000'}"),
+        ["gateway.admin_listen: is the same as gateway.listen"]
+    );
+    assert_eq!(faults("nsq: {embedded: false}").len(), 1);
+}
+
+#[test]
+fn admin_allow_knows_networks() {
+    let allow = |yaml: &str, ip: &str| {
+        let config: Config = format!("gateway: {{admin_allow: {yaml}}}").parse().unwrap();
+        config.gateway.admin_allow.allows(ip.parse().unwrap())
+    };
+    assert!(allow("null", "127.0.0.1") && allow("null", "::1") && allow("null", "::ffff:10.1.2.3"));
+    assert!(!allow("null", "8.8.8.8"));
+    assert!(allow("[8.8.8.0/24]", "8.8.8.8") && !allow("[8.8.8.0/24]", "127.0.0.1"));
+    assert!(allow("8.8.8.8", "8.8.8.8") && !allow("[]", "127.0.0.1"));
+}
+
+#[test]
+fn the_files_in_conf_load() {
+    let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let quick_start = Config::load(&conf.join("config.yaml")).unwrap();
+    assert!(quick_start.runs_embedded_nsq());
+    let cluster = Config::load(&conf.join("cluster.yaml")).unwrap();
+    let seed: Config = SEED.parse().unwrap();
+    assert_eq!(cluster, seed);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = Config::load(&dir.path().join("no.yaml")).unwrap_err().to_string();
+    assert!(missing.contains("cannot be read"), "{missing}");
+    let huge = dir.path().join("huge.yaml");
+    fs::write(&huge, "#".repeat(2 << 20)).unwrap();
+    assert!(Config::load(&huge).unwrap_err().to_string().contains("larger"));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_config_or_faults(yaml in "(?s).{0,200}") {
+        let _ = yaml.parse::<Config>();
+    }
+
+    #[test]
+    fn any_value_is_taken_or_a_fault_of_its_key(
+        key in prop::sample::select(vec!["gateway.listen", "registry.ttl", "nsq.channel", "limits.headers",
+                                         "common.nsqd", "common.nsqlookupd", "timeouts.drain", "gateway.admin_allow"]),
+        value in "[ -~]{0,30}",
+    ) {
+        let (section, leaf) = key.split_once('.').unwrap();
+        let yaml = format!("{section}:\n  {leaf}: {}\n", serde_yaml::to_string(&value).unwrap().trim());
+        for fault in faults(&yaml) {
+            prop_assert!(fault.starts_with(key) || fault.starts_with("is not YAML"), "{}", fault);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Section `timeouts`: how long things may take.
+
+use std::time::Duration;
+
+use super::reader::Reader;
+
+/// How long things may take. Each from 1ms to 24h.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timeouts {
+    /// A connection to a dataserver; then another one is tried. Default 1s.
+    pub connect: Duration,
+    /// From when the gateway waits for a request to when its head is complete; it is thus also how long
+    /// a client's connection may be idle. Default 30s.
+    pub request_head: Duration,
+    /// From when a request was sent to when the head of its answer is complete. Default 30s.
+    pub response_head: Duration,
+    /// A body, either way, that does not move. Default 60s.
+    pub idle_body: Duration,
+    /// A connection to a dataserver without a request. Shorter than what common servers keep, so that
+    /// it is the gateway that closes. Default 4s.
+    pub pool_idle: Duration,
+    /// From the signal to stop to when whatever is still under way is cut off. Default 30s.
+    pub drain: Duration,
+}
+
+impl Timeouts {
+    pub(super) fn read(mut section: Reader<'_>) -> Self {
+        let mut duration = |key, default_secs| {
+            let (least, most) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
+            section.within(key, Duration::from_secs(default_secs), least, most)
+        };
+        let timeouts = Self {
+            connect: duration("connect", 1),
+            request_head: duration("request_head", 30),
+            response_head: duration("response_head", 30),
+            idle_body: duration("idle_body", 60),
+            pool_idle: duration("pool_idle", 4),
+            drain: duration("drain", 30),
+        };
+        section.finish();
+        timeouts
+    }
+}

@@ -1,0 +1,181 @@
+//! The wire format of a heartbeat: the body of one NSQ message. Pure: bytes in, a heartbeat or a refusal out.
+//!
+//! Two forms, told apart by the first byte: the plain `host:port` that the Go dataservers send, and a
+//! JSON object `{"addr":"host:port"}` whose other fields are optional; those not known here are ignored,
+//! so that a newer dataserver can talk to an older gateway.
+
+use serde::{Deserialize, Serialize};
+
+use crate::addr::{Addr, AddrError};
+
+/// Longest body that is read, in bytes. A JSON heartbeat with every field is under 1 KiB.
+pub const MAX_BODY: usize = 4096;
+
+/// A dataserver says that it is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Where its requests go.
+    pub addr: Addr,
+}
+
+/// Why a body is no heartbeat. The [`label`](Refusal::label) is the `result` under which it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Longer than [`MAX_BODY`].
+    #[error("the body is longer than {MAX_BODY} bytes")]
+    TooLarge,
+    /// Not UTF-8.
+    #[error("the body is not UTF-8")]
+    NotUtf8,
+    /// Begins with `{` and is not a JSON object with an `addr` of text.
+    #[error("the body is not a JSON object with an \"addr\"")]
+    BadJson,
+    /// The address is one that no dataserver can have.
+    #[error("the address {0}")]
+    Addr(#[from] AddrError),
+    /// The address is one that this gateway listens on: a request would go round in circles.
+    #[error("the address is one of this gateway's own listeners")]
+    OwnListener,
+}
+
+impl Refusal {
+    /// Every refusal, for whoever counts them.
+    pub const ALL: [Self; 10] = [
+        Self::TooLarge,
+        Self::NotUtf8,
+        Self::BadJson,
+        Self::Addr(AddrError::Empty),
+        Self::Addr(AddrError::TooLong),
+        Self::Addr(AddrError::Characters),
+        Self::Addr(AddrError::Port),
+        Self::Addr(AddrError::Host),
+        Self::Addr(AddrError::Forbidden),
+        Self::OwnListener,
+    ];
+
+    /// The label of `gateway_heartbeats_total{result}`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TooLarge => "refused_too_large",
+            Self::NotUtf8 => "refused_not_utf8",
+            Self::BadJson => "refused_bad_json",
+            Self::Addr(AddrError::Empty) => "refused_empty",
+            Self::Addr(AddrError::TooLong) => "refused_addr_too_long",
+            Self::Addr(AddrError::Characters) => "refused_addr_characters",
+            Self::Addr(AddrError::Port) => "refused_addr_port",
+            Self::Addr(AddrError::Host) => "refused_addr_host",
+            Self::Addr(AddrError::Forbidden) => "refused_addr_forbidden",
+            Self::OwnListener => "refused_own_listener",
+        }
+    }
+}
+
+/// The JSON form. A struct of its own, so that what is on the wire is read in one place.
+#[derive(Deserialize)]
+struct Json<'a> {
+    #[serde(borrow)]
+    addr: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct JsonOut<'a> {
+    addr: &'a str,
+}
+
+impl Heartbeat {
+    /// Reads the body of a message.
+    pub fn decode(body: &[u8]) -> Result<Self, Refusal> {
+        if body.len() > MAX_BODY {
+            return Err(Refusal::TooLarge);
+        }
+        let text = std::str::from_utf8(body).map_err(|_| Refusal::NotUtf8)?;
+        let addr = if text.starts_with('{') {
+            let json: Json<'_> = serde_json::from_str(text).map_err(|_| Refusal::BadJson)?;
+            json.addr.parse()?
+        } else {
+            text.parse()?
+        };
+        Ok(Self { addr })
+    }
+
+    /// The plain form, which every gateway and the seed's own apiserver read.
+    pub fn encode_plain(&self) -> Vec<u8> {
+        self.addr.as_str().as_bytes().to_vec()
+    }
+
+    /// The JSON form.
+    pub fn encode_json(&self) -> Vec<u8> {
+        // Serializing a struct of one string cannot fail; an empty body would be refused, and counted.
+        serde_json::to_vec(&JsonOut {
+            addr: self.addr.as_str(),
+        })
+        .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(body: &[u8]) -> Result<String, Refusal> {
+        Heartbeat::decode(body).map(|heartbeat| heartbeat.addr.to_string())
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        assert_eq!(decode(b"127.0.0.1:10001").as_deref(), Ok("127.0.0.1:10001"));
+        assert_eq!(
+            decode(br#"{"addr":"127.0.0.1:10001"}"#).as_deref(),
+            Ok("127.0.0.1:10001")
+        );
+        assert_eq!(
+            decode(br#"{"seq":7,"addr":"db1:80","zone":{"a":[1]}}"#).as_deref(),
+            Ok("db1:80")
+        );
+    }
+
+    #[test]
+    fn what_is_no_heartbeat_is_refused_by_name() {
+        for (body, why) in [
+            (&b""[..], Refusal::Addr(AddrError::Empty)),
+            (b"\0", Refusal::Addr(AddrError::Characters)),
+            (b"127.0.0.1:10001\r\n", Refusal::Addr(AddrError::Characters)),
+            (b"\xff\xfe", Refusal::NotUtf8),
+            (b"{", Refusal::BadJson),
+            (b"{}", Refusal::BadJson),
+            (br#"{"addr":7}"#, Refusal::BadJson),
+            (br#"{"addr":"a:1"} x"#, Refusal::BadJson),
+            (br#"{"addr":"0.0.0.0:1"}"#, Refusal::Addr(AddrError::Forbidden)),
+            (br#"["127.0.0.1:1"]"#, Refusal::Addr(AddrError::Characters)),
+            (&[b'1'; MAX_BODY + 1], Refusal::TooLarge),
+        ] {
+            assert_eq!(decode(body), Err(why), "{:?}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_label_of_its_own() {
+        let labels: std::collections::HashSet<_> =
+            Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+        assert_eq!(labels.len(), Refusal::ALL.len());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_heartbeat_or_a_refusal(body in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(heartbeat) = Heartbeat::decode(&body) {
+                prop_assert_eq!(Heartbeat::decode(&heartbeat.encode_plain()), Ok(heartbeat.clone()));
+                prop_assert_eq!(Heartbeat::decode(&heartbeat.encode_json()), Ok(heartbeat));
+            }
+        }
+
+        #[test]
+        fn any_json_is_a_heartbeat_or_a_refusal(addr in ".{0,60}", key in "[a-z]{1,8}", number: i64) {
+            let body = serde_json::json!({ "addr": addr, key: number }).to_string();
+            let _ = Heartbeat::decode(body.as_bytes());
+        }
+    }
+}

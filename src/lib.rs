@@ -1,0 +1,51 @@
+//! An HTTP gateway that always knows which dataservers are alive.
+//!
+//! Dataservers announce themselves with heartbeats over NSQ; the gateway keeps the live set and forwards every
+//! user's request to a live one. A reader follows a heartbeat in, and then a request through:
+//!
+//! | room | holds | imports |
+//! |---|---|---|
+//! | `main`, `bin/dataserver`, [`cli`] | command line, exit codes | [`app`] or [`dataserver`], [`config`], [`telemetry`] |
+//! | [`app`] | builds, spawns, supervises, drains; the only place that sees everything | all below |
+//! | [`nsq`] | which nsqds there are, a supervised link to each, the publisher | [`heartbeat`], [`registry`], [`metrics`], [`config`] |
+//! | [`heartbeat`] | the wire format, pure | |
+//! | [`registry`] | who is live, and a snapshot to pick from in O(1) | |
+//! | [`liveness`] | when does an entry leave? | [`registry`], [`metrics`] |
+//! | [`server`] | workers' listeners, connections and their limits, graceful close | [`proxy`], [`config`], [`metrics`] |
+//! | [`proxy`] | the way of a request, as a stack of layers | [`registry`], [`metrics`], [`config`] |
+//! | [`admin`] | what an operator asks | [`registry`], [`metrics`], [`config`] |
+//! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
+//! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
+//! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
+//! | [`addr`], [`fetch`], [`problem`] | leaves that any room may use: an address, one HTTP GET, one error document | |
+//!
+//! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
+//! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
+//! admin paths) runs on a runtime of its own.
+//!
+//! # Invariants
+//!
+//! Each is kept by a test that reads these sources:
+//! - a room imports only what stands beside it above; `nsq` and `proxy` never see each other;
+//! - [`registry`] does no I/O and spawns nothing;
+//! - only [`app`] makes threads;
+//! - only [`nsq`] names tokio-nsq, and only [`metrics`] the metrics crates.
+
+pub mod addr;
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod dataserver;
+pub mod embedded_nsq;
+pub mod fetch;
+pub mod heartbeat;
+pub mod liveness;
+pub mod metrics;
+pub mod nsq;
+pub mod problem;
+pub mod proxy;
+pub mod registry;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;

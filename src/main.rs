@@ -1,0 +1,64 @@
+//! `apiserver`: the gateway.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use nsq_gateway::app::{self, App};
+use nsq_gateway::cli;
+use nsq_gateway::config::{Config, DEFAULT_PATH};
+use nsq_gateway::telemetry::LogFormat;
+
+/// An HTTP gateway that always knows which dataservers are alive.
+#[derive(Parser)]
+#[command(name = "apiserver", version, about)]
+struct Args {
+    /// The config file; conf/config.yaml if there is one, else the defaults
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// How log lines look; they go to stderr, filtered by RUST_LOG
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an embedded NSQ, three sample dataservers and the gateway in one process
+    Demo,
+    /// Read and validate the config file, and print every fault
+    Check,
+}
+
+fn main() -> ExitCode {
+    let args: Args = match cli::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let config = match (&args.command, &args.config) {
+        // The demo needs no file, and must not depend on where it is started.
+        (Some(Command::Demo), None) => Ok(Config::default()),
+        (_, path) => Config::load_or_default(path.as_deref()),
+    };
+    let file = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+    let config = match config {
+        Ok(config) => config,
+        Err(faults) => return cli::bad_config(file, &faults),
+    };
+    match args.command {
+        Some(Command::Check) => {
+            let what = if file.exists() {
+                "ok"
+            } else {
+                "there is no such file, and the defaults are ok"
+            };
+            println!("{}: {what}", file.display());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Demo) => cli::run(args.log_format, |stop| app::demo(config, stop)),
+        None => cli::run(args.log_format, |stop| async {
+            App::bind(config).await?.run(stop).await
+        }),
+    }
+}

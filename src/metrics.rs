@@ -1,0 +1,500 @@
+//! What Prometheus sees. The only room that names the metrics crates.
+//!
+//! Nothing is formatted, hashed or looked up where things happen: they are counted in plain numbers, those of
+//! the data plane in a [`Worker`] that one worker alone writes to. The exporter gets them when somebody scrapes.
+
+mod worker;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_util::MetricKindMask;
+
+pub use worker::{Protocol, Retry, Worker};
+
+/// How long a series stays after its last scrape with news: that of a dataserver that left, say. Shorter
+/// than the registry keeps its counts, so that one that comes back never seems to count backwards.
+const SERIES_KEPT: Duration = Duration::from_secs(5 * 60);
+
+/// How often the exporter's own buffers are emptied when nobody scrapes.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+static METADATA: Metadata<'static> = Metadata::new("gateway", Level::INFO, None);
+
+/// Every metric of the gateway: its name, whether it is a counter, and its help.
+const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
+    (
+        HEARTBEATS,
+        Kind::Counter,
+        "Heartbeat messages read, by what became of them.",
+    ),
+    (
+        LAST_HEARTBEAT,
+        Kind::Gauge,
+        "When the last heartbeat that was taken came, in seconds since 1970.",
+    ),
+    (DATASERVERS, Kind::Gauge, "Dataservers in the set, by state."),
+    (JOINS, Kind::Counter, "Dataservers that joined the set."),
+    (
+        EVICTIONS,
+        Kind::Counter,
+        "Dataservers that were removed from the set, by reason.",
+    ),
+    (
+        FROZEN,
+        Kind::Gauge,
+        "Whether nobody is evicted for silence because the heartbeat path is broken (0 or 1).",
+    ),
+    (
+        NSQD_CONNECTED,
+        Kind::Gauge,
+        "Whether heartbeats are being read from this nsqd (0 or 1).",
+    ),
+    (
+        REQUESTS,
+        Kind::Counter,
+        "Requests answered, by method and status.",
+    ),
+    (
+        DURATION,
+        Kind::Histogram,
+        "Time from a request's head to the end of its answer.",
+    ),
+    (IN_FLIGHT, Kind::Gauge, "Requests whose answer has not ended."),
+    (
+        UPSTREAM_REQUESTS,
+        Kind::Counter,
+        "Answers of a dataserver, by class of status.",
+    ),
+    (
+        UPSTREAM_ERRORS,
+        Kind::Counter,
+        "Requests that a dataserver did not answer, or not whole, by kind.",
+    ),
+    (
+        RETRIES,
+        Kind::Counter,
+        "Requests sent to another dataserver because the first could not take them, by reason.",
+    ),
+    (
+        CONNECTIONS,
+        Kind::Gauge,
+        "Open connections from users, by protocol.",
+    ),
+];
+
+const HEARTBEATS: &str = "gateway_heartbeats_total";
+const LAST_HEARTBEAT: &str = "gateway_last_heartbeat_timestamp_seconds";
+const DATASERVERS: &str = "gateway_dataservers";
+const JOINS: &str = "gateway_dataserver_joins_total";
+const EVICTIONS: &str = "gateway_evictions_total";
+const FROZEN: &str = "gateway_registry_frozen";
+const NSQD_CONNECTED: &str = "gateway_nsqd_connected";
+const REQUESTS: &str = "gateway_requests_total";
+const DURATION: &str = "gateway_request_duration_seconds";
+const IN_FLIGHT: &str = "gateway_requests_in_flight";
+const UPSTREAM_REQUESTS: &str = "gateway_upstream_requests_total";
+const UPSTREAM_ERRORS: &str = "gateway_upstream_errors_total";
+const RETRIES: &str = "gateway_retries_total";
+const CONNECTIONS: &str = "gateway_connections";
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A cheap handle to all counts of one gateway.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    recorder: PrometheusRecorder,
+    exporter: PrometheusHandle,
+    process: metrics_process::Collector,
+    heartbeats: Counts,
+    last_heartbeat_millis: AtomicU64,
+    joins: AtomicU64,
+    evictions: Counts,
+    nsqds: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
+    workers: Vec<Arc<Worker>>,
+    /// What of the workers' durations the exporter has had is remembered for one publisher at a time.
+    publishing: Mutex<()>,
+}
+
+/// Counters of one name that differ in one label, whose values are known beforehand.
+struct Counts {
+    name: &'static str,
+    label: &'static str,
+    by_value: BTreeMap<&'static str, AtomicU64>,
+}
+
+/// What a scrape needs to know that is not counted here.
+pub struct Scrape<'a> {
+    /// Dataservers by the name of their state.
+    pub dataservers: &'a [(&'static str, usize)],
+    /// Whether the set is frozen.
+    pub frozen: bool,
+}
+
+impl Metrics {
+    /// Counts for `workers` workers; heartbeats are counted by these results, evictions by these reasons.
+    ///
+    /// # Errors
+    /// When the exporter refuses its settings, which are constants.
+    pub fn new(
+        workers: usize,
+        results: &[&'static str],
+        reasons: &[&'static str],
+    ) -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&worker::BUCKETS)?
+            .idle_timeout(MetricKindMask::COUNTER | MetricKindMask::GAUGE, Some(SERIES_KEPT))
+            .build_recorder();
+        for (name, kind, help) in DESCRIPTIONS {
+            let (name, help) = ((*name).into(), SharedString::const_str(help));
+            match kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                Kind::Histogram => recorder.describe_histogram(name, Some(Unit::Seconds), help),
+            }
+        }
+        let process = metrics_process::Collector::default();
+        metrics::with_local_recorder(&recorder, || process.describe());
+        let inner = Inner {
+            exporter: recorder.handle(),
+            recorder,
+            process,
+            heartbeats: Counts::new(HEARTBEATS, "result", results),
+            last_heartbeat_millis: AtomicU64::new(0),
+            joins: AtomicU64::new(0),
+            evictions: Counts::new(EVICTIONS, "reason", reasons),
+            nsqds: Mutex::default(),
+            workers: (0..workers).map(|_| Arc::default()).collect(),
+            publishing: Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// A heartbeat message came to this end.
+    pub fn heartbeat(&self, result: &'static str) {
+        self.inner.heartbeats.add(result);
+    }
+
+    /// A heartbeat was taken just now.
+    pub fn heartbeat_taken(&self) {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.inner.last_heartbeat_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// A dataserver joined the set.
+    pub fn joined(&self) {
+        self.inner.joins.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A dataserver was removed from the set.
+    pub fn evicted(&self, reason: &'static str) {
+        self.inner.evictions.add(reason);
+    }
+
+    /// The truth about the link to an nsqd; it says "not connected" until told otherwise, and is
+    /// forgotten when dropped.
+    pub fn nsqd(&self, nsqd: &str) -> NsqdLink {
+        let connected = Arc::new(AtomicBool::new(false));
+        self.nsqds().insert(nsqd.to_owned(), connected.clone());
+        NsqdLink {
+            metrics: self.clone(),
+            nsqd: nsqd.to_owned(),
+            connected,
+        }
+    }
+
+    /// How many of the known nsqds heartbeats are being read from, and how many are known.
+    pub fn nsqds_connected(&self) -> (usize, usize) {
+        let nsqds = self.nsqds();
+        (
+            nsqds
+                .values()
+                .filter(|connected| connected.load(Ordering::Relaxed))
+                .count(),
+            nsqds.len(),
+        )
+    }
+
+    /// The counts that a worker, and no one else, writes to.
+    pub fn worker(&self, worker: usize) -> Option<Arc<Worker>> {
+        self.inner.workers.get(worker).cloned()
+    }
+
+    /// Requests under way on all workers.
+    pub fn requests_in_flight(&self) -> u64 {
+        self.inner.workers.iter().map(|worker| worker.in_flight()).sum()
+    }
+
+    /// What a dataserver did, for the scrape that follows.
+    pub fn upstream(
+        &self,
+        dataserver: &str,
+        answers: &[u64; 5],
+        errors: impl Iterator<Item = (&'static str, u64)>,
+    ) {
+        let dataserver = SharedString::from_shared(Arc::from(dataserver));
+        for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"]
+            .into_iter()
+            .zip(answers)
+            .filter(|(_, n)| **n > 0)
+        {
+            self.inner.count(
+                UPSTREAM_REQUESTS,
+                &[("dataserver", dataserver.clone()), ("code", class.into())],
+                *count,
+            );
+        }
+        for (kind, count) in errors.filter(|(_, count)| *count > 0) {
+            self.inner.count(
+                UPSTREAM_ERRORS,
+                &[("dataserver", dataserver.clone()), ("kind", kind.into())],
+                count,
+            );
+        }
+    }
+
+    /// The Prometheus text of this moment.
+    pub fn render(&self, scrape: &Scrape<'_>) -> String {
+        let inner = &*self.inner;
+        inner.heartbeats.publish(inner);
+        inner.evictions.publish(inner);
+        inner.count(JOINS, &[], inner.joins.load(Ordering::Relaxed));
+        #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
+        inner.gauge(
+            LAST_HEARTBEAT,
+            &[],
+            inner.last_heartbeat_millis.load(Ordering::Relaxed) as f64 / 1e3,
+        );
+        for (state, count) in scrape.dataservers {
+            #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 dataservers")]
+            inner.gauge(DATASERVERS, &[("state", (*state).into())], *count as f64);
+        }
+        inner.gauge(FROZEN, &[], f64::from(u8::from(scrape.frozen)));
+        for (nsqd, connected) in self.nsqds().iter() {
+            let connected = f64::from(u8::from(connected.load(Ordering::Relaxed)));
+            inner.gauge(NSQD_CONNECTED, &[("nsqd", nsqd.clone().into())], connected);
+        }
+        self.publish_workers();
+        metrics::with_local_recorder(&inner.recorder, || inner.process.collect());
+        inner.exporter.render()
+    }
+
+    /// Moves what was measured into the exporter and lets it tidy up; to be called every
+    /// [`UPKEEP_INTERVAL`], or its buffers grow while nobody scrapes.
+    pub fn upkeep(&self) {
+        self.publish_durations();
+        self.inner.exporter.run_upkeep();
+    }
+
+    fn publish_workers(&self) {
+        let inner = &*self.inner;
+        for (method, code, count) in worker::sum_requests(&inner.workers) {
+            inner.count(
+                REQUESTS,
+                &[("method", method.into()), ("code", code.to_string().into())],
+                count,
+            );
+        }
+        for reason in Retry::ALL {
+            let count = inner.workers.iter().map(|worker| worker.retries(reason)).sum();
+            inner.count(RETRIES, &[("reason", reason.label().into())], count);
+        }
+        for protocol in Protocol::ALL {
+            let open: u64 = inner
+                .workers
+                .iter()
+                .map(|worker| worker.connections(protocol))
+                .sum();
+            #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 connections")]
+            inner.gauge(CONNECTIONS, &[("protocol", protocol.label().into())], open as f64);
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "there are never 2^53 requests under way"
+        )]
+        inner.gauge(IN_FLIGHT, &[], self.requests_in_flight() as f64);
+        self.publish_durations();
+    }
+
+    fn publish_durations(&self) {
+        let _publishing = self
+            .inner
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let histogram = self
+            .inner
+            .recorder
+            .register_histogram(&Key::from_static_name(DURATION), &METADATA);
+        for worker in &self.inner.workers {
+            worker.take_durations(|mean, count| histogram.record_many(mean, count));
+        }
+    }
+
+    fn nsqds(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<AtomicBool>>> {
+        self.inner.nsqds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn count(&self, name: &'static str, labels: &[(&'static str, SharedString)], count: u64) {
+        self.recorder
+            .register_counter(&key(name, labels), &METADATA)
+            .absolute(count);
+    }
+
+    fn gauge(&self, name: &'static str, labels: &[(&'static str, SharedString)], value: f64) {
+        self.recorder
+            .register_gauge(&key(name, labels), &METADATA)
+            .set(value);
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, SharedString)]) -> Key {
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(label, value)| Label::new(*label, value.clone()))
+        .collect();
+    Key::from_parts(name, labels)
+}
+
+impl Counts {
+    fn new(name: &'static str, label: &'static str, values: &[&'static str]) -> Self {
+        let values: HashSet<_> = values.iter().copied().collect();
+        Self {
+            name,
+            label,
+            by_value: values
+                .into_iter()
+                .map(|value| (value, AtomicU64::new(0)))
+                .collect(),
+        }
+    }
+
+    fn add(&self, value: &'static str) {
+        if let Some(count) = self.by_value.get(value) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn publish(&self, inner: &Inner) {
+        for (value, count) in &self.by_value {
+            inner.count(
+                self.name,
+                &[(self.label, (*value).into())],
+                count.load(Ordering::Relaxed),
+            );
+        }
+    }
+}
+
+/// Keeps `gateway_nsqd_connected` of one nsqd for as long as there is a link to look after.
+pub struct NsqdLink {
+    metrics: Metrics,
+    nsqd: String,
+    connected: Arc<AtomicBool>,
+}
+
+impl NsqdLink {
+    /// Says whether heartbeats are being read.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// What was said last.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for NsqdLink {
+    fn drop(&mut self) {
+        self.metrics.nsqds().remove(&self.nsqd);
+        // The exporter forgets the series later; until then it must not say "connected".
+        self.metrics
+            .inner
+            .gauge(NSQD_CONNECTED, &[("nsqd", self.nsqd.clone().into())], 0.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(metrics: &Metrics) -> String {
+        metrics.render(&Scrape {
+            dataservers: &[("live", 2)],
+            frozen: false,
+        })
+    }
+
+    #[test]
+    fn every_described_metric_has_a_help_and_a_type() {
+        let metrics = Metrics::new(1, &["joined"], &["expired"]).unwrap();
+        let worker = metrics.worker(0).unwrap();
+        worker.answered(&http::Method::GET, 200, Duration::from_millis(3));
+        let _link = metrics.nsqd("127.0.0.1:4150");
+        metrics.upstream("a:1", &[0, 1, 0, 0, 0], std::iter::once(("connect", 1)));
+        let text = render(&metrics);
+        for (name, ..) in DESCRIPTIONS {
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} in {text}");
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} in {text}");
+        }
+        assert!(text.contains("process_resident_memory_bytes"));
+    }
+
+    #[test]
+    fn counts_of_all_workers_are_added_up() {
+        let metrics = Metrics::new(2, &[], &[]).unwrap();
+        for n in 0..2 {
+            let worker = metrics.worker(n).unwrap();
+            worker.begin();
+            worker.answered(&http::Method::POST, 503, Duration::from_micros(700));
+        }
+        let text = render(&metrics);
+        assert!(
+            text.contains("gateway_requests_total{method=\"POST\",code=\"503\"} 2"),
+            "{text}"
+        );
+        assert!(text.contains("gateway_requests_in_flight 2"), "{text}");
+        assert!(
+            text.contains("gateway_request_duration_seconds_count 2"),
+            "{text}"
+        );
+        assert!(
+            text.contains("gateway_request_duration_seconds_bucket{le=\"0.0005\"} 0"),
+            "{text}"
+        );
+        assert!(
+            text.contains("gateway_request_duration_seconds_bucket{le=\"0.001\"} 2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_link_that_is_gone_does_not_say_connected() {
+        let metrics = Metrics::new(1, &[], &[]).unwrap();
+        let link = metrics.nsqd("a:4150");
+        link.set_connected(true);
+        assert!(render(&metrics).contains("gateway_nsqd_connected{nsqd=\"a:4150\"} 1"));
+        drop(link);
+        assert!(!render(&metrics).contains("gateway_nsqd_connected{nsqd=\"a:4150\"} 1"));
+    }
+}

@@ -1,0 +1,19 @@
+//! Heartbeats in: which nsqds there are, a supervised reader for each, and what a message does to the live
+//! set. Heartbeats out, for the sample dataserver: a publisher. The only room that names tokio-nsq.
+//!
+//! tokio-nsq is wrapped and not trusted: it gives up on an nsqd after 15 minutes, ends for good on any
+//! protocol error, says nothing when a connection is lost and believes any frame's size. So each nsqd has a
+//! [link](link) that owns the reconnecting, and between tokio-nsq and nsqd stands a [guard](guard) that sees
+//! every frame: it knows at once when the link is down, asks nsqd for a quick heartbeat, and lets no frame
+//! through that tokio-nsq would not survive.
+
+mod discovery;
+mod guard;
+mod intake;
+mod link;
+mod publisher;
+mod subscriber;
+
+pub use intake::{Intake, RESULTS};
+pub use publisher::{Nsqds, PublishError, Publisher};
+pub use subscriber::Subscriber;

@@ -1,0 +1,235 @@
+//! Asking nsqlookupds which nsqds there are. Every answer is bounded in time and size, and a lookupd that
+//! fails costs nothing but its own answer: what it said last still counts.
+//!
+//! The interface: <https://nsq.io/components/nsqlookupd.html>.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+
+use crate::config::Endpoint;
+use crate::fetch::{self, FetchError};
+
+/// The nsqlookupds, and what each said last.
+pub(super) struct Lookupds {
+    lookupds: Vec<Lookupd>,
+    timeout: Duration,
+}
+
+struct Lookupd {
+    endpoint: String,
+    nsqds: BTreeSet<String>,
+    failing: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error("the answer is not nsqlookupd's JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The answer of `/lookup` and `/nodes`; before NSQ 1.0 it came wrapped in `data`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Plain(Producers),
+    Wrapped { data: Producers },
+}
+
+#[derive(Deserialize)]
+struct Producers {
+    producers: Vec<Producer>,
+}
+
+#[derive(Deserialize)]
+struct Producer {
+    broadcast_address: String,
+    tcp_port: u16,
+}
+
+impl Lookupds {
+    pub(super) fn new(endpoints: &[Endpoint], timeout: Duration) -> Self {
+        let lookupd = |endpoint: &Endpoint| Lookupd {
+            endpoint: endpoint.to_string(),
+            nsqds: BTreeSet::new(),
+            failing: false,
+        };
+        Self {
+            lookupds: endpoints.iter().map(lookupd).collect(),
+            timeout,
+        }
+    }
+
+    /// The TCP endpoints of the nsqds that have this topic.
+    pub(super) async fn nsqds_of(&mut self, topic: &str) -> BTreeSet<String> {
+        // `#` begins a fragment in a URL; nothing else that a topic may hold has a meaning there.
+        self.ask(&format!("/lookup?topic={}", topic.replace('#', "%23")))
+            .await
+    }
+
+    /// The TCP endpoints of all nsqds.
+    pub(super) async fn nsqds(&mut self) -> BTreeSet<String> {
+        self.ask("/nodes").await
+    }
+
+    async fn ask(&mut self, path: &str) -> BTreeSet<String> {
+        let within = self.timeout;
+        let mut asked = tokio::task::JoinSet::new();
+        for (n, lookupd) in self.lookupds.iter().enumerate() {
+            let (endpoint, path) = (lookupd.endpoint.clone(), path.to_owned());
+            asked.spawn(async move { (n, ask(&endpoint, &path, within).await) });
+        }
+        while let Some(answered) = asked.join_next().await {
+            if let Ok((n, answer)) = answered
+                && let Some(lookupd) = self.lookupds.get_mut(n)
+            {
+                lookupd.note(answer);
+            }
+        }
+        self.lookupds
+            .iter()
+            .flat_map(|lookupd| lookupd.nsqds.iter().cloned())
+            .collect()
+    }
+}
+
+impl Lookupd {
+    fn note(&mut self, answer: Result<BTreeSet<String>, LookupError>) {
+        let nsqlookupd = &self.endpoint;
+        match answer {
+            Ok(nsqds) => {
+                if self.failing {
+                    tracing::info!(nsqlookupd, "nsqlookupd answers again");
+                }
+                if nsqds != self.nsqds {
+                    tracing::info!(nsqlookupd, ?nsqds, "nsqlookupd names other nsqds than before");
+                }
+                (self.failing, self.nsqds) = (false, nsqds);
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::warn!(nsqlookupd, "nsqlookupd fails, its last answer stands: {error}");
+                }
+                self.failing = true;
+            }
+        }
+    }
+}
+
+async fn ask(endpoint: &str, path: &str, within: Duration) -> Result<BTreeSet<String>, LookupError> {
+    match fetch::get(endpoint, path, within).await? {
+        (StatusCode::OK, body) => parse(&body),
+        // Nobody has published to the topic yet.
+        (StatusCode::NOT_FOUND, _) => Ok(BTreeSet::new()),
+        (status, _) => Err(LookupError::Status(status)),
+    }
+}
+
+fn parse(body: &[u8]) -> Result<BTreeSet<String>, LookupError> {
+    let (Answer::Plain(producers) | Answer::Wrapped { data: producers }) = serde_json::from_slice(body)?;
+    let endpoints = producers.producers.into_iter().filter_map(
+        |Producer {
+             broadcast_address,
+             tcp_port,
+         }| {
+            let host = if broadcast_address.contains(':') {
+                format!("[{broadcast_address}]")
+            } else {
+                broadcast_address
+            };
+            // What is no endpoint cannot be connected to: one strange node must not hide the others.
+            format!("{host}:{tcp_port}").parse::<Endpoint>().ok()
+        },
+    );
+    Ok(endpoints.map(|endpoint| endpoint.to_string()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn lookupds(endpoints: &[&str]) -> Lookupds {
+        let endpoints: Vec<_> = endpoints.iter().map(|text| text.parse().unwrap()).collect();
+        Lookupds::new(&endpoints, Duration::from_millis(500))
+    }
+
+    /// An nsqlookupd that answers every request with these bytes, as often as it is asked.
+    async fn stub(answer: Vec<u8>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let _ = stream.write_all(&answer).await;
+                    let _ = stream.read(&mut [0; 1]).await;
+                });
+            }
+        });
+        endpoint
+    }
+
+    fn ok(json: &str) -> Vec<u8> {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{json}", json.len()).into_bytes()
+    }
+
+    #[test]
+    fn both_forms_of_an_answer_are_read() {
+        let producers = r#"{"producers":[{"broadcast_address":"10.0.0.1","tcp_port":4150,"x":1},
+            {"broadcast_address":"::1","tcp_port":1},{"broadcast_address":"a b","tcp_port":1}]}"#;
+        let expected = BTreeSet::from(["10.0.0.1:4150".to_owned(), "[::1]:1".to_owned()]);
+        assert_eq!(parse(producers.as_bytes()).unwrap(), expected);
+        let wrapped = format!(r#"{{"status_code":200,"data":{producers}}}"#);
+        assert_eq!(parse(wrapped.as_bytes()).unwrap(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_nsqds_or_an_error(body in "(?s).{0,200}", host in ".{0,20}", port: u32) {
+            let _ = parse(body.as_bytes());
+            let _ = parse(serde_json::json!({"producers": [{"broadcast_address": host, "tcp_port": port}]}).to_string().as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_are_joined_and_a_failed_lookupd_keeps_what_it_said() {
+        let one = stub(ok(r#"{"producers":[{"broadcast_address":"a","tcp_port":1}]}"#)).await;
+        let two = stub(ok(r#"{"producers":[{"broadcast_address":"b","tcp_port":2}]}"#)).await;
+        let none = stub(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
+        let mut lookupds = lookupds(&[&one, &two, &none, "127.0.0.1:1"]);
+        let both = BTreeSet::from(["a:1".to_owned(), "b:2".to_owned()]);
+        assert_eq!(lookupds.nsqds_of("t").await, both);
+        lookupds.lookupds[0].endpoint = "127.0.0.1:1".to_owned();
+        assert_eq!(lookupds.nsqds_of("t").await, both);
+    }
+
+    #[tokio::test]
+    async fn faults_15_a_lookupd_that_hangs_talks_junk_or_never_ends_costs_its_timeout_at_most() {
+        let mut endless = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n".to_vec();
+        endless.resize(8 << 20, b' ');
+        for answer in [
+            Vec::new(),
+            b"\x16\x03\x01junk\r\n\r\n".to_vec(),
+            ok("[]"),
+            endless,
+        ] {
+            let bad = stub(answer).await;
+            let good = stub(ok(r#"{"producers":[{"broadcast_address":"a","tcp_port":1}]}"#)).await;
+            let begun = Instant::now();
+            assert_eq!(lookupds(&[&bad, &good]).nsqds_of("t").await.len(), 1);
+            assert!(begun.elapsed() < Duration::from_secs(5));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What one message does to the live set.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::addr::OwnListeners;
+use crate::heartbeat::{Heartbeat, Refusal};
+use crate::metrics::Metrics;
+use crate::registry::{Recorded, Registry};
+
+/// Every label of `gateway_heartbeats_total{result}`.
+pub const RESULTS: [&str; 4 + Refusal::ALL.len()] = {
+    let mut results = [
+        JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", "",
+    ];
+    // The labels of refusals come from the refusals: this fails to compile when their number changes.
+    let mut n = 0;
+    while n < Refusal::ALL.len() {
+        #[expect(clippy::indexing_slicing, reason = "at compile time")]
+        {
+            results[4 + n] = Refusal::ALL[n].label();
+        }
+        n += 1;
+    }
+    results
+};
+
+const JOINED: &str = "joined";
+const REFRESHED: &str = "refreshed";
+const STALE: &str = "stale";
+const FULL: &str = "full";
+
+/// A bad heartbeat comes every few seconds, for as long as its sender lives: one line a minute tells of it.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// Takes messages in. Nothing that is in a message makes it fail.
+pub struct Intake {
+    registry: Registry,
+    metrics: Metrics,
+    own: OwnListeners,
+    logged: Mutex<HashMap<&'static str, Instant>>,
+}
+
+/// A message as nsqd delivered it.
+pub(super) struct Message<'a> {
+    pub(super) body: &'a [u8],
+    /// Nanoseconds since 1970, by the clock of the nsqd that took it in.
+    pub(super) timestamp: u64,
+    pub(super) nsqd: &'a str,
+}
+
+impl Intake {
+    /// Takes messages into this registry; `own` is what must not become a dataserver.
+    pub fn new(registry: Registry, metrics: Metrics, own: OwnListeners) -> Self {
+        Self {
+            registry,
+            metrics,
+            own,
+            logged: Mutex::default(),
+        }
+    }
+
+    pub(super) fn take(&self, message: &Message<'_>) {
+        let result = match self.decode(message.body) {
+            Ok(heartbeat) => self.record(&heartbeat, message),
+            Err(refusal) => {
+                let label = refusal.label();
+                if self.may_log(label) {
+                    let body = excerpt(message.body);
+                    tracing::warn!(
+                        reason = label,
+                        nsqd = message.nsqd,
+                        body,
+                        "heartbeat refused: {refusal}"
+                    );
+                }
+                label
+            }
+        };
+        self.metrics.heartbeat(result);
+    }
+
+    fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
+        let heartbeat = Heartbeat::decode(body)?;
+        // A host name that leads here is seen through when it is resolved, before it is dialled.
+        if heartbeat
+            .addr
+            .socket_addr()
+            .is_some_and(|target| self.own.contains(target))
+        {
+            return Err(Refusal::OwnListener);
+        }
+        Ok(heartbeat)
+    }
+
+    fn record(&self, Heartbeat { addr }: &Heartbeat, message: &Message<'_>) -> &'static str {
+        let now = Instant::now();
+        let age = age(message.timestamp);
+        // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
+        let recorded = now
+            .checked_sub(age)
+            .map_or(Recorded::Stale, |sent| self.registry.record(addr, sent, now));
+        match recorded {
+            Recorded::Joined => {
+                self.metrics.joined();
+                self.metrics.heartbeat_taken();
+                let age_seconds = age.as_secs_f64();
+                tracing::info!(dataserver = %addr, nsqd = message.nsqd, age_seconds, "dataserver joined");
+                JOINED
+            }
+            Recorded::Refreshed => {
+                self.metrics.heartbeat_taken();
+                tracing::trace!(dataserver = %addr, nsqd = message.nsqd, "heartbeat");
+                REFRESHED
+            }
+            Recorded::Stale => {
+                let age_seconds = age.as_secs_f64();
+                tracing::debug!(dataserver = %addr, nsqd = message.nsqd, age_seconds, "stale heartbeat");
+                STALE
+            }
+            Recorded::Full => {
+                if self.may_log(FULL) {
+                    tracing::warn!(dataserver = %addr, "registry.capacity is reached: new dataservers are not taken");
+                }
+                FULL
+            }
+        }
+    }
+
+    fn may_log(&self, what: &'static str) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let due = logged
+            .get(what)
+            .is_none_or(|last| now.saturating_duration_since(*last) >= LOG_EVERY);
+        if due {
+            logged.insert(what, now);
+        }
+        due
+    }
+}
+
+/// How long ago nsqd took the message in. A timestamp from the future is a clock that is ahead: no age.
+fn age(timestamp: u64) -> Duration {
+    let sent = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(timestamp));
+    sent.and_then(|sent| SystemTime::now().duration_since(sent).ok())
+        .unwrap_or_default()
+}
+
+/// Enough of a body to recognise it, and nothing that disturbs a terminal.
+fn excerpt(body: &[u8]) -> String {
+    let head = body.get(..64).unwrap_or(body);
+    let dots = if head.len() < body.len() { "…" } else { "" };
+    format!("{}{dots}", head.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intake() -> (Intake, Registry) {
+        let registry = Registry::new(Duration::from_secs(10), 2);
+        let metrics = Metrics::new(0, &RESULTS, &[]).unwrap();
+        let own = OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
+        (Intake::new(registry.clone(), metrics, own), registry)
+    }
+
+    fn take(intake: &Intake, body: &str, age_secs: i64) {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_nanos();
+        let timestamp = (i128::try_from(now).unwrap() - i128::from(age_secs) * 1_000_000_000)
+            .try_into()
+            .unwrap();
+        intake.take(&Message {
+            body: body.as_bytes(),
+            timestamp,
+            nsqd: "test:4150",
+        });
+    }
+
+    fn counted(intake: &Intake, result: &str) -> bool {
+        let text = intake.metrics.render(&crate::metrics::Scrape {
+            dataservers: &[],
+            frozen: false,
+        });
+        text.contains(&format!("gateway_heartbeats_total{{result=\"{result}\"}} 1"))
+    }
+
+    #[test]
+    fn each_end_of_a_message_is_counted_by_its_own_name() {
+        let (intake, registry) = intake();
+        for (body, age_secs, result) in [
+            ("10.0.0.1:1", 0, "joined"),
+            ("10.0.0.1:1", 1, "refreshed"),
+            ("10.0.0.2:1", 11, "stale"),
+            ("10.0.0.3:1", -3600, "joined"),
+            ("10.0.0.4:1", 0, "full"),
+            ("127.0.0.1:9000", 0, "refused_own_listener"),
+            ("", 0, "refused_empty"),
+            ("169.254.169.254:80", 0, "refused_addr_forbidden"),
+        ] {
+            take(&intake, body, age_secs);
+            assert!(counted(&intake, result) || result == "joined", "{body}: {result}");
+        }
+        let live: Vec<_> = registry
+            .list(Instant::now())
+            .iter()
+            .map(|entry| entry.addr.to_string())
+            .collect();
+        assert_eq!(live, ["10.0.0.1:1", "10.0.0.3:1"]);
+    }
+
+    #[test]
+    fn an_excerpt_is_short_and_printable() {
+        assert_eq!(excerpt(b"a\r\n\x1b[2J"), "a\\r\\n\\x1b[2J");
+        assert!(excerpt(&[0; 4096]).len() < 300);
+    }
+}

@@ -1,0 +1,119 @@
+//! The path of a request, as a stack of layers: the first sees a request first and its answer last.
+//!
+//! Everything here runs on one worker and shares nothing with another but the snapshot of the live set, so it
+//! needs neither locks nor `Send`. Each layer is a tower service in a file of its own.
+
+mod balance;
+mod body;
+mod error;
+mod forward;
+mod headers;
+mod instrument;
+mod limit;
+mod pool;
+mod retry;
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tower::{Service, ServiceBuilder};
+
+use crate::addr::OwnListeners;
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::registry::{Reader, Registry};
+
+pub use body::Body;
+pub use error::Error;
+pub use headers::Client;
+
+use pool::Pool;
+
+/// What a worker's requests share.
+pub struct Worker {
+    index: usize,
+    registry: RefCell<Reader>,
+    rng: RefCell<SmallRng>,
+    metrics: Metrics,
+    counts: std::sync::Arc<crate::metrics::Worker>,
+    pool: Pool,
+    settings: Settings,
+}
+
+/// What of the config concerns a request.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    balance: config::Balance,
+    timeouts: config::Timeouts,
+    limits: config::Limits,
+    workers: usize,
+    own: OwnListeners,
+}
+
+impl Settings {
+    /// Takes what concerns a request; `own` is what must never be dialled.
+    pub fn new(config: &Config, workers: usize, own: OwnListeners) -> Self {
+        Self {
+            balance: config.gateway.balance,
+            timeouts: config.timeouts.clone(),
+            limits: config.limits.clone(),
+            workers,
+            own,
+        }
+    }
+}
+
+impl Worker {
+    /// The state of worker number `index`; `None` if the metrics were made for fewer.
+    pub fn new(index: usize, registry: &Registry, metrics: &Metrics, settings: Settings) -> Option<Rc<Self>> {
+        Some(Rc::new(Self {
+            index,
+            registry: RefCell::new(registry.reader()),
+            rng: RefCell::new(SmallRng::from_os_rng()),
+            metrics: metrics.clone(),
+            counts: metrics.worker(index)?,
+            pool: Pool::default(),
+            settings,
+        }))
+    }
+
+    /// Closes connections to dataservers that were idle for too long, for as long as it is polled.
+    pub async fn tidy_pool(&self) {
+        let pool_idle = self.settings.timeouts.pool_idle;
+        loop {
+            tokio::time::sleep((pool_idle / 4).max(Duration::from_millis(1))).await;
+            self.pool.close_idle(pool_idle);
+        }
+    }
+}
+
+/// The stack for the requests of one connection.
+pub fn stack(
+    worker: &Rc<Worker>,
+    client: IpAddr,
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static {
+    ServiceBuilder::new()
+        // Outermost, so that every answer is counted and timed, the gateway's own refusals too.
+        .layer_fn(|inner| instrument::Instrument::new(inner, worker.counts.clone()))
+        // Errors become answers here and nowhere else: above this line nothing fails.
+        .layer_fn(error::Respond::new)
+        // More requests than the gateway may have under way are refused at once; nothing queues.
+        .layer_fn(|inner| limit::InFlight::new(inner, worker.clone()))
+        // What an intermediary must refuse, remove and add, both ways, before anybody else looks at it.
+        .layer_fn(|inner| {
+            headers::Headers::new(inner, Client::new(client), worker.settings.timeouts.idle_body)
+        })
+        // A dataserver that could not take the request: another one can.
+        .layer_fn(|inner| retry::Retry::new(inner, worker.counts.clone()))
+        // Chosen anew for each try, at the last moment: nobody waits between the choice and the use.
+        .layer_fn(|inner| balance::Balance::new(inner, worker.clone()))
+        // The exchange with the one that was chosen.
+        .service(forward::Forward::new(worker.clone()))
+}

@@ -1,0 +1,271 @@
+//! What can go wrong with a request, and the answer that says so.
+//!
+//! The answer is `application/problem+json` (RFC 9457) with a `Proxy-Status` (RFC 9209), so that a machine can
+//! tell the gateway's own 502 from a dataserver's.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::body::{Body, Stalled};
+use crate::addr::Addr;
+use crate::problem::problem;
+use crate::registry::Failure;
+
+/// Seconds a client is asked to wait when nobody is live. A dataserver that starts is live in less.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why a request gets no dataserver's answer. Whose doing it is shows in the status: 4xx the user's, 502 and
+/// 504 the dataserver's, 503 nobody's but the moment's.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is not one that may be forwarded.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// The method is not for a gateway to forward.
+    #[error("CONNECT and TRACE are not forwarded")]
+    MethodNotAllowed,
+    /// The body is coded in a way that the gateway cannot see through.
+    #[error("a request's Transfer-Encoding can only be chunked")]
+    TransferEncoding,
+    /// The user's own body broke off or broke the rules.
+    #[error("the request's body broke off or is malformed")]
+    RequestBody,
+    /// The user's own body did not move.
+    #[error("the request's body did not move in time")]
+    RequestBodyStalled,
+    /// `limits.in_flight` is reached.
+    #[error("the gateway has as many requests under way as it may")]
+    TooManyRequests,
+    /// There is no live dataserver, or each that was tried could not be reached.
+    #[error("no dataserver is live")]
+    NoDataserver,
+    /// A dataserver failed.
+    #[error("dataserver {addr}: {}", describe(*.failure))]
+    Upstream {
+        /// Which.
+        addr: Addr,
+        /// How.
+        failure: Failure,
+    },
+}
+
+impl Error {
+    /// What hyper says about an exchange that failed, in our terms.
+    pub(super) fn from_exchange(addr: &Addr, error: &hyper::Error) -> Self {
+        if error.is_user() {
+            let mut source = std::error::Error::source(error);
+            while let Some(inner) = source {
+                if inner.is::<Stalled>() {
+                    return Self::RequestBodyStalled;
+                }
+                source = inner.source();
+            }
+            return Self::RequestBody;
+        }
+        let failure = if error.is_parse() {
+            Failure::Protocol
+        } else {
+            Failure::Closed
+        };
+        Self::Upstream {
+            addr: addr.clone(),
+            failure,
+        }
+    }
+
+    /// Status, title, and the error type of RFC 9209 §2.3.
+    fn terms(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest(_) | Self::RequestBody => {
+                (StatusCode::BAD_REQUEST, "Bad request", "http_request_error")
+            }
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Method not allowed",
+                "http_request_denied",
+            ),
+            Self::TransferEncoding => (
+                StatusCode::NOT_IMPLEMENTED,
+                "Transfer coding not implemented",
+                "http_request_error",
+            ),
+            Self::RequestBodyStalled => (
+                StatusCode::REQUEST_TIMEOUT,
+                "Request timeout",
+                "http_request_error",
+            ),
+            Self::TooManyRequests => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many requests under way",
+                "connection_limit_reached",
+            ),
+            Self::NoDataserver => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "No live dataserver",
+                "destination_unavailable",
+            ),
+            Self::Upstream { failure, .. } => match failure {
+                Failure::Resolve => (StatusCode::BAD_GATEWAY, "Dataserver not found", "dns_error"),
+                Failure::Connect => (
+                    StatusCode::BAD_GATEWAY,
+                    "Dataserver unreachable",
+                    "connection_refused",
+                ),
+                Failure::ConnectTimeout => (
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "Dataserver unreachable",
+                    "connection_timeout",
+                ),
+                Failure::Closed => (
+                    StatusCode::BAD_GATEWAY,
+                    "Dataserver failed",
+                    "connection_terminated",
+                ),
+                Failure::HeadTimeout => (
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "Dataserver too slow",
+                    "http_response_timeout",
+                ),
+                Failure::Protocol | Failure::Body => (
+                    StatusCode::BAD_GATEWAY,
+                    "Dataserver failed",
+                    "http_protocol_error",
+                ),
+            },
+        }
+    }
+
+    /// The answer that says so.
+    pub fn response(&self) -> Response<Body> {
+        let (status, title, token) = self.terms();
+        let mut response = problem(status, title, &self.to_string()).map(Body::from_bytes);
+        let headers = response.headers_mut();
+        let proxy_status = match self {
+            // An address holds nothing that would have to be escaped in a structured field's string.
+            Self::Upstream { addr, .. } => format!("nsq-gateway; error={token}; next-hop=\"{addr}\""),
+            _ => format!("nsq-gateway; error={token}"),
+        };
+        if let Ok(value) = HeaderValue::try_from(proxy_status) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        match self {
+            Self::NoDataserver | Self::TooManyRequests => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            Self::MethodNotAllowed => {
+                let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
+                headers.insert(header::ALLOW, allow);
+            }
+            // What follows on such a connection cannot be told from the rest of this request.
+            Self::BadRequest(_) | Self::TransferEncoding | Self::RequestBody | Self::RequestBodyStalled => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::Upstream { .. } => {}
+        }
+        response
+    }
+}
+
+fn describe(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Resolve => "its name leads nowhere that may be dialled",
+        Failure::Connect => "cannot be connected to",
+        Failure::ConnectTimeout => "cannot be connected to in time",
+        Failure::Closed => "closed the connection before it answered",
+        Failure::HeadTimeout => "did not answer in time",
+        Failure::Protocol => "did not answer in HTTP",
+        Failure::Body => "broke off its answer",
+    }
+}
+
+pin_project! {
+    /// The answer of a layer that refuses some requests and passes the others on.
+    #[project = CheckedProj]
+    pub(super) enum Checked<F> {
+        Refused { error: Option<Error> },
+        Passed { #[pin] inner: F },
+    }
+}
+
+impl<F> Checked<F> {
+    pub(super) fn refused(error: Error) -> Self {
+        Self::Refused { error: Some(error) }
+    }
+
+    pub(super) fn passed(inner: F) -> Self {
+        Self::Passed { inner }
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Checked<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            CheckedProj::Passed { inner } => inner.poll(cx),
+            // Taken once; a future that is polled after its end has no promise to keep.
+            CheckedProj::Refused { error } => error
+                .take()
+                .map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        }
+    }
+}
+
+/// Turns every error into its answer.
+#[derive(Clone)]
+pub(super) struct Respond<S> {
+    inner: S,
+}
+
+impl<S> Respond<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Respond<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = RespondFuture<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        RespondFuture {
+            inner: self.inner.call(request),
+        }
+    }
+}
+
+pin_project! {
+    pub(super) struct RespondFuture<F> {
+        #[pin]
+        inner: F,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for RespondFuture<F> {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(ready!(self.project().inner.poll(cx)).unwrap_or_else(
+            |error| {
+                tracing::debug!(%error, "request failed");
+                error.response()
+            },
+        )))
+    }
+}

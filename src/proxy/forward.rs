@@ -1,0 +1,209 @@
+//! The exchange with one dataserver: a connection, the request, the head of the answer.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tower::Service;
+
+use super::Worker;
+use super::balance::Routed;
+use super::body::{Body, Progress, RequestBody, UpstreamBody};
+use super::error::Error;
+use super::pool::{Lease, Sender, Upstream};
+use super::retry::{Attempt, Failed};
+use crate::addr::is_dialable;
+use crate::registry::Failure;
+
+/// Sends requests to the dataserver that was chosen.
+#[derive(Clone)]
+pub(super) struct Forward {
+    worker: Rc<Worker>,
+}
+
+impl Forward {
+    pub(super) fn new(worker: Rc<Worker>) -> Self {
+        Self { worker }
+    }
+}
+
+impl Service<Routed> for Forward {
+    type Response = Response<Body>;
+    type Error = Failed;
+    /// The one allocation of a request's way through the layers.
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Failed>>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, routed: Routed) -> Self::Future {
+        Box::pin(exchange(self.worker.clone(), routed))
+    }
+}
+
+async fn exchange(
+    worker: Rc<Worker>,
+    Routed { attempt, upstream }: Routed,
+) -> Result<Response<Body>, Failed> {
+    let Attempt {
+        mut request,
+        mut tried,
+    } = attempt;
+    let fail = |failure| {
+        upstream.counts.failed(failure);
+        Error::Upstream {
+            addr: upstream.addr.clone(),
+            failure,
+        }
+    };
+    if !request.headers().contains_key(header::HOST) {
+        // Only an HTTP/1.0 user may leave it out; towards a dataserver it must be there.
+        request
+            .headers_mut()
+            .insert(header::HOST, HeaderValue::from_static(""));
+    }
+    let mut lease = Lease::new(upstream.clone());
+    loop {
+        let kept = upstream.take_idle(worker.settings.timeouts.pool_idle);
+        let was_kept = kept.is_some();
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => match connect(&worker, &upstream).await {
+                Ok(sender) => sender,
+                Err(failure) => {
+                    tried.push(upstream.id);
+                    return Err(Failed {
+                        error: fail(failure),
+                        unsent: Some(Attempt { request, tried }),
+                    });
+                }
+            },
+        };
+        match send(&mut sender, request, worker.settings.timeouts.response_head).await {
+            Sent::Answer(response) if is_framed_soundly(&response) => {
+                upstream.counts.answered(response.status().as_u16());
+                lease.hold(sender);
+                let idle_body = worker.settings.timeouts.idle_body;
+                return Ok(
+                    response.map(|body| Body::from_upstream(UpstreamBody::new(body, idle_body, lease)))
+                );
+            }
+            Sent::Answer(_) => return Err(fail(Failure::Protocol).into()),
+            // It had been closed while it was idle: that is no fault of the dataserver, which may have
+            // another connection or take a new one.
+            Sent::Unsent(unsent) if was_kept => request = unsent,
+            Sent::Unsent(request) => {
+                tried.push(upstream.id);
+                return Err(Failed {
+                    error: fail(Failure::Closed),
+                    unsent: Some(Attempt { request, tried }),
+                });
+            }
+            Sent::TimedOut => return Err(fail(Failure::HeadTimeout).into()),
+            Sent::Failed(error) => {
+                let error = Error::from_exchange(&upstream.addr, &error);
+                if let Error::Upstream { failure, .. } = &error {
+                    upstream.counts.failed(*failure);
+                }
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+enum Sent {
+    Answer(Response<Incoming>),
+    /// Nothing of it went out.
+    Unsent(Request<RequestBody>),
+    Failed(hyper::Error),
+    TimedOut,
+}
+
+async fn send(sender: &mut Sender, mut request: Request<RequestBody>, response_head: Duration) -> Sent {
+    let progress = request.body_mut().progress();
+    let mut answer = pin!(sender.try_send_request(request));
+    let mut wait = response_head;
+    loop {
+        match timeout(wait, answer.as_mut()).await {
+            Ok(Ok(response)) => return Sent::Answer(response),
+            Ok(Err(mut error)) => {
+                return match error.take_message() {
+                    Some(request) => Sent::Unsent(request),
+                    None => Sent::Failed(error.into_error()),
+                };
+            }
+            // The time counts from when the request was sent: an upload that moves may go on.
+            Err(_) => match still_sending(progress.as_ref(), response_head) {
+                Some(rest) => wait = rest,
+                None => return Sent::TimedOut,
+            },
+        }
+    }
+}
+
+/// How much of `limit` is left since the request's body last moved.
+fn still_sending(progress: Option<&Progress>, limit: Duration) -> Option<Duration> {
+    let idle = Instant::now().saturating_duration_since(progress?.get());
+    limit.checked_sub(idle).filter(|rest| !rest.is_zero())
+}
+
+/// A coding other than `chunked` hides where the answer ends (RFC 9112 §6.3).
+fn is_framed_soundly(response: &Response<Incoming>) -> bool {
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    match codings.next() {
+        None => true,
+        Some(coding) => coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none(),
+    }
+}
+
+async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Sender, Failure> {
+    let within = worker.settings.timeouts.connect;
+    let stream = timeout(within, dial(worker, upstream))
+        .await
+        .map_err(|_| Failure::ConnectTimeout)??;
+    let _ = stream.set_nodelay(true); // only a matter of delay
+    let limits = &worker.settings.limits;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Failure::Connect)?;
+    let dataserver = upstream.addr.clone();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            // Whoever had a request on it hears of it in terms of that request.
+            tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
+        }
+    });
+    Ok(sender)
+}
+
+async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
+    if let Some(target) = upstream.addr.socket_addr() {
+        return TcpStream::connect(target).await.map_err(|_| Failure::Connect);
+    }
+    let resolved = tokio::net::lookup_host(upstream.addr.as_str())
+        .await
+        .map_err(|_| Failure::Resolve)?;
+    // A name is no way around what is refused of an address.
+    let may_dial = |target: &SocketAddr| is_dialable(target.ip()) && !worker.settings.own.contains(*target);
+    let mut failure = Failure::Resolve;
+    for target in resolved.filter(may_dial) {
+        match TcpStream::connect(target).await {
+            Ok(stream) => return Ok(stream),
+            Err(_) => failure = Failure::Connect,
+        }
+    }
+    Err(failure)
+}

@@ -1,0 +1,100 @@
+//! What an intermediary must refuse, remove and add (RFC 9110 §7.6, RFC 9112 §3 and §6), both ways.
+
+mod fields;
+mod request;
+mod response;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::body::{Body, RequestBody};
+use super::error::{Checked, Error};
+
+/// Who sends the requests of a connection.
+#[derive(Clone)]
+pub struct Client {
+    forwarded_for: HeaderValue,
+}
+
+impl Client {
+    /// The client at this address.
+    pub fn new(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical().to_string();
+        // An IP address is always a field value; "unknown" is RFC 7239's word for one that is not.
+        let forwarded_for = HeaderValue::try_from(ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { forwarded_for }
+    }
+}
+
+/// Checks and rewrites heads.
+#[derive(Clone)]
+pub(super) struct Headers<S> {
+    inner: S,
+    client: Rc<Client>,
+    idle_body: Duration,
+}
+
+impl<S> Headers<S> {
+    pub(super) fn new(inner: S, client: Client, idle_body: Duration) -> Self {
+        Self {
+            inner,
+            client: Rc::new(client),
+            idle_body,
+        }
+    }
+}
+
+impl<S> Service<Request<Incoming>> for Headers<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Checked<AnswerFuture<S::Future>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let version = head.version;
+        if let Err(error) = request::rewrite(&mut head, &body, &self.client) {
+            return Checked::refused(error);
+        }
+        let request = Request::from_parts(head, RequestBody::new(body, self.idle_body));
+        Checked::passed(AnswerFuture {
+            inner: self.inner.call(request),
+            version,
+        })
+    }
+}
+
+pin_project! {
+    pub(super) struct AnswerFuture<F> {
+        #[pin]
+        inner: F,
+        version: Version,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AnswerFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        response::rewrite(&mut response);
+        *response.version_mut() = *this.version;
+        Poll::Ready(Ok(response))
+    }
+}

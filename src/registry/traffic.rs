@@ -1,0 +1,163 @@
+//! What came of the requests that were sent to a dataserver.
+//!
+//! Each worker counts in a [`Shard`] of its own: only it writes there, so an addition is a plain load and
+//! store and no cache line travels between cores. Whoever wants to know adds the shards up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a dataserver gave no answer, or not all of it. The labels of `gateway_upstream_errors_total{kind}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Failure {
+    /// Its host name could not be resolved, or only to addresses that must not be dialled.
+    Resolve,
+    /// No connection: refused, unreachable.
+    Connect,
+    /// No connection within `timeouts.connect`.
+    ConnectTimeout,
+    /// The connection ended before the head of the answer.
+    Closed,
+    /// No head of an answer within `timeouts.response_head`.
+    HeadTimeout,
+    /// What it sent is not HTTP.
+    Protocol,
+    /// The answer's body ended early or stalled.
+    Body,
+}
+
+impl Failure {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Resolve,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::Closed,
+        Self::HeadTimeout,
+        Self::Protocol,
+        Self::Body,
+    ];
+
+    /// The label of `gateway_upstream_errors_total{kind}`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Closed => "closed",
+            Self::HeadTimeout => "head_timeout",
+            Self::Protocol => "protocol",
+            Self::Body => "body",
+        }
+    }
+}
+
+/// The shards of one dataserver, at most one a worker.
+#[derive(Default)]
+pub struct Traffic {
+    shards: Mutex<Vec<(usize, Arc<Shard>)>>,
+}
+
+/// One worker's counts for one dataserver. Only that worker may add.
+#[derive(Default)]
+pub struct Shard {
+    /// Answers by class: 1xx to 5xx.
+    answers: [AtomicU64; 5],
+    failures: [AtomicU64; Failure::ALL.len()],
+    in_flight: AtomicU64,
+}
+
+/// A sum over the shards at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Answers by class: 1xx to 5xx.
+    pub answers: [u64; 5],
+    /// Failures in the order of [`Failure::ALL`].
+    pub failures: [u64; Failure::ALL.len()],
+    /// Requests sent whose answer has not ended.
+    pub in_flight: u64,
+}
+
+impl Totals {
+    /// Requests that were answered.
+    pub fn requests(&self) -> u64 {
+        self.answers.iter().sum()
+    }
+
+    /// Requests that failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.iter().sum()
+    }
+}
+
+impl Traffic {
+    /// The shard of a worker, made when it is first asked for.
+    pub fn shard(&self, worker: usize) -> Arc<Shard> {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, shard)) = shards.iter().find(|(owner, _)| *owner == worker) {
+            return shard.clone();
+        }
+        let shard = Arc::new(Shard::default());
+        shards.push((worker, shard.clone()));
+        shard
+    }
+
+    /// Adds the shards up.
+    pub fn totals(&self) -> Totals {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = Totals::default();
+        for (_, shard) in shards.iter() {
+            for (sum, part) in totals.answers.iter_mut().zip(&shard.answers) {
+                *sum += part.load(Ordering::Relaxed);
+            }
+            for (sum, part) in totals.failures.iter_mut().zip(&shard.failures) {
+                *sum += part.load(Ordering::Relaxed);
+            }
+            totals.in_flight += shard.in_flight.load(Ordering::Relaxed);
+        }
+        totals
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        self.shards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+}
+
+impl Shard {
+    /// An answer with this status came.
+    pub fn answered(&self, status: u16) {
+        if let Some(class) = self.answers.get(usize::from(status / 100).saturating_sub(1)) {
+            add(class, 1);
+        }
+    }
+
+    /// No answer came, or not all of it.
+    pub fn failed(&self, kind: Failure) {
+        if let Some(count) = self.failures.get(kind as usize) {
+            add(count, 1);
+        }
+    }
+
+    /// A request goes out.
+    pub fn begin(&self) {
+        add(&self.in_flight, 1);
+    }
+
+    /// Its answer has ended, one way or another.
+    pub fn end(&self) {
+        add(&self.in_flight, u64::MAX);
+    }
+
+    /// Requests this worker has under way at this dataserver.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// With a single writer this needs no locked instruction.
+fn add(count: &AtomicU64, n: u64) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}

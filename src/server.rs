@@ -1,0 +1,236 @@
+//! Connections from users: one listener per worker, the limits on connections, and a graceful end.
+//!
+//! hyper is driven directly. `axum::serve` installs no timer, so that hyper's own header timeout would be
+//! dead under it, and it hides the limits.
+
+mod drain;
+mod io;
+mod listen;
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use crate::config::{Limits, Timeouts};
+use crate::metrics::{Protocol, Worker};
+use crate::proxy::Body;
+
+pub use listen::bind;
+
+use drain::Drain;
+use io::Downstream;
+
+/// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Streams that an HTTP/2 client may have open on one connection at once.
+const MAX_STREAMS: u32 = 250;
+
+/// How connections are served.
+#[derive(Clone)]
+pub struct Settings {
+    /// `timeouts.request_head`, `timeouts.idle_body` and `timeouts.drain` matter here.
+    pub timeouts: Timeouts,
+    /// `limits.head_bytes` and `limits.headers` matter here.
+    pub limits: Limits,
+    /// One permit a connection, shared by all workers.
+    pub connections: Arc<Semaphore>,
+    /// The counts of the worker that serves; none for a listener that is not a worker's.
+    pub counts: Option<Arc<Worker>>,
+}
+
+/// Accepts and serves until `stop`, then lets what is under way end within `timeouts.drain`. `service_for` makes
+/// the service of a connection from its client's address. Must run where `spawn_local` works.
+///
+/// Returns how many connections were cut off because they did not end in time.
+pub async fn serve<S>(
+    listener: TcpListener,
+    service_for: impl Fn(IpAddr) -> S,
+    settings: Settings,
+    stop: CancellationToken,
+) -> usize
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+{
+    let drain = Drain::default();
+    let connections = TaskTracker::new();
+    let http = Rc::new(Http::new(settings));
+    let mut accept_failed = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &http.settings.connections) => accepted,
+        };
+        match accepted {
+            Ok((stream, client, permit)) => {
+                accept_failed = false;
+                let service = Adapter(RefCell::new(service_for(client.ip())));
+                let connection = http.clone().connection(stream, service, drain.clone());
+                spawn_local(connections.track_future(async move {
+                    connection.await;
+                    drop(permit);
+                }));
+            }
+            Err(error) => {
+                if !accept_failed {
+                    tracing::warn!(%error, "connections cannot be accepted for the moment");
+                }
+                accept_failed = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Closed before the drain: a connection that the kernel takes in now would never be answered.
+    drop(listener);
+    drain.begin();
+    connections.close();
+    let _ = timeout(http.settings.timeouts.drain, connections.wait()).await;
+    connections.len()
+}
+
+/// A connection, and a place for it. One that is over the limit waits here, accepted but not read; the
+/// others wait in the kernel's queue.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let (stream, client) = listener.accept().await?;
+    let permit = places
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(std::io::Error::other)?;
+    Ok((stream, client, permit))
+}
+
+/// What the connections of a worker have in common.
+struct Http {
+    settings: Settings,
+    http1: http1::Builder,
+    http2: http2::Builder<LocalExecutor>,
+}
+
+impl Http {
+    fn new(settings: Settings) -> Self {
+        let (timeouts, limits) = (&settings.timeouts, &settings.limits);
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeouts.request_head)
+            .max_headers(limits.headers)
+            .max_header_size(limits.head_bytes);
+        let mut http2 = http2::Builder::new(LocalExecutor);
+        http2
+            .timer(TokioTimer::new())
+            // A client that is gone without a word is found out by a ping that it does not answer.
+            .keep_alive_interval(timeouts.request_head)
+            .keep_alive_timeout(timeouts.request_head)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(MAX_STREAMS);
+        Self {
+            settings,
+            http1,
+            http2,
+        }
+    }
+
+    async fn connection<S>(self: Rc<Self>, stream: TcpStream, service: Adapter<S>, drain: Drain)
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let _ = stream.set_nodelay(true); // only a matter of delay
+        let timeouts = &self.settings.timeouts;
+        let mut stream = Downstream::new(stream, timeouts.idle_body);
+        let sniffed = tokio::select! {
+            sniffed = timeout(timeouts.request_head, stream.speaks_http2()) => sniffed,
+            () = drain.begun() => return, // nothing was asked yet
+        };
+        let Ok(Ok(speaks_http2)) = sniffed else { return };
+        let protocol = if speaks_http2 {
+            Protocol::Http2
+        } else {
+            Protocol::Http1
+        };
+        let _open = self
+            .settings
+            .counts
+            .clone()
+            .map(|counts| Open::new(counts, protocol));
+        let stream = TokioIo::new(stream);
+        let ended = if speaks_http2 {
+            let connection = self.http2.serve_connection(stream, service);
+            drain
+                .watch(connection, |connection| connection.graceful_shutdown())
+                .await
+        } else {
+            let connection = self.http1.serve_connection(stream, service);
+            drain
+                .watch(connection, |connection| connection.graceful_shutdown())
+                .await
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a user's connection ended with an error");
+        }
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Open {
+    counts: Arc<Worker>,
+    protocol: Protocol,
+}
+
+impl Open {
+    fn new(counts: Arc<Worker>, protocol: Protocol) -> Self {
+        counts.opened(protocol);
+        Self { counts, protocol }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counts.closed(self.protocol);
+    }
+}
+
+/// Makes a tower service one of hyper's. Our services are always ready, so that nothing has to be cloned.
+struct Adapter<S>(RefCell<S>);
+
+impl<S> hyper::service::Service<Request<Incoming>> for Adapter<S>
+where
+    S: Service<Request<Incoming>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        self.0.borrow_mut().call(request)
+    }
+}
+
+/// Runs the tasks of an HTTP/2 connection on the worker that it belongs to.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        spawn_local(task);
+    }
+}

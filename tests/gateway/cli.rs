@@ -1,0 +1,226 @@
+//! The command line: what is printed, and the exit codes.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use libtest_mimic::Trial;
+
+use crate::support::{Apiserver, DataserverProcess, Process, tools, trials};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        help_and_version_end_well,
+        an_unknown_flag_ends_with_1,
+        check_accepts_the_files_in_conf,
+        check_prints_every_fault_and_ends_with_78,
+        the_gateway_does_not_start_with_a_bad_config,
+        a_named_file_must_exist,
+        a_port_in_use_is_named_with_the_key_that_moves_it,
+        a_second_gateway_does_not_share_the_port_of_the_first,
+        a_dataservers_port_in_use_is_named,
+        a_gateway_stops_on_sigterm_and_sigint,
+    ]
+}
+
+fn apiserver(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_apiserver"))
+        .args(args)
+        .current_dir(tools::source("."))
+        .output()
+        .unwrap()
+}
+
+fn dataserver(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dataserver"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn help_and_version_end_well() {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["demo", "--help"],
+        &["check", "--help"],
+    ] {
+        assert_eq!(apiserver(args).status.code(), Some(0), "apiserver {args:?}");
+    }
+    for args in [&["--help"][..], &["--version"], &["announce", "--help"]] {
+        assert_eq!(dataserver(args).status.code(), Some(0), "dataserver {args:?}");
+    }
+    assert!(String::from_utf8_lossy(&apiserver(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+fn an_unknown_flag_ends_with_1() {
+    assert_eq!(apiserver(&["--no-such-flag"]).status.code(), Some(1));
+    assert_eq!(
+        dataserver(&["announce", "--addr", "0.0.0.0:1"]).status.code(),
+        Some(1)
+    );
+}
+
+fn check_accepts_the_files_in_conf() {
+    for file in ["conf/config.yaml", "conf/cluster.yaml"] {
+        let output = apiserver(&["check", "--config", file]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{file}: ok\n"));
+    }
+}
+
+fn write(dir: &Path, config: &str) -> String {
+    let file = dir.join("config.yaml");
+    std::fs::write(&file, config).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn check_prints_every_fault_and_ends_with_78() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        dir.path(),
+        "gateway: {listen: abc, x: 1}\nregistry: {ttl: soon}\n",
+    );
+    let output = apiserver(&["check", "--config", &file]);
+    assert_eq!(output.status.code(), Some(78));
+    let expected = format!(
+        "{file}: gateway.listen: \"abc\" is not HOST:PORT\n\
+         {file}: gateway.x: is not a known key\n\
+         {file}: registry.ttl: \"soon\" is not a duration such as 10s or 500ms\n"
+    );
+    assert_eq!(stderr(&output), expected);
+}
+
+fn the_gateway_does_not_start_with_a_bad_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "gateway: {listen: abc}\n");
+    for output in [apiserver(&["--config", &file]), dataserver(&["--config", &file])] {
+        assert_eq!(output.status.code(), Some(78));
+        assert_eq!(
+            stderr(&output),
+            format!("{file}: gateway.listen: \"abc\" is not HOST:PORT\n")
+        );
+    }
+}
+
+fn a_named_file_must_exist() {
+    let output = apiserver(&["--config", "no/such/file.yaml"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        stderr(&output).contains("no/such/file.yaml: cannot be read"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// Starts a gateway that must fail, and returns what it said.
+fn fails_to_start(config: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let output = apiserver(&["--config", &write(dir.path(), config)]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    stderr(&output)
+}
+
+fn a_port_in_use_is_named_with_the_key_that_moves_it() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let free = "127.0.0.1:0";
+    for key in ["gateway.listen", "gateway.admin_listen", "tcp", "http", "lookup"] {
+        let at = |name| {
+            if key.ends_with(name) {
+                taken.to_string()
+            } else {
+                free.to_owned()
+            }
+        };
+        let config = format!(
+            "gateway: {{listen: '{}', admin_listen: '{}'}}\n\
+             nsq: {{embedded_listen: {{tcp: '{}', http: '{}', lookup: '{}'}}}}\n",
+            at("gateway.listen"),
+            at("admin_listen"),
+            at("tcp"),
+            at("http"),
+            at("lookup")
+        );
+        let said = fails_to_start(&config);
+        let key = if key.starts_with("gateway") {
+            key.to_owned()
+        } else {
+            format!("nsq.embedded_listen.{key}")
+        };
+        assert!(said.contains(&taken.to_string()), "{said}");
+        assert!(said.contains(&format!("set {key} to move it")), "{said}");
+    }
+}
+
+fn a_second_gateway_does_not_share_the_port_of_the_first() {
+    let first = Apiserver::start("gateway: {workers: 2}\n");
+    let [tcp, http, lookup] = first.nsq.unwrap();
+    let free = "127.0.0.1:0";
+    for (listen, nsq) in [
+        (
+            first.listen.to_string(),
+            [free.to_owned(), free.to_owned(), free.to_owned()],
+        ),
+        (
+            free.to_owned(),
+            [tcp.to_string(), free.to_owned(), free.to_owned()],
+        ),
+        (
+            free.to_owned(),
+            [free.to_owned(), http.to_string(), free.to_owned()],
+        ),
+        (
+            free.to_owned(),
+            [free.to_owned(), free.to_owned(), lookup.to_string()],
+        ),
+    ] {
+        let said = fails_to_start(&format!(
+            "gateway: {{listen: '{listen}', workers: 2}}\n\
+             nsq: {{embedded_listen: {{tcp: '{}', http: '{}', lookup: '{}'}}}}\n",
+            nsq[0], nsq[1], nsq[2]
+        ));
+        assert!(said.contains("in use"), "{said}");
+    }
+}
+
+fn a_dataservers_port_in_use_is_named() {
+    let first = DataserverProcess::start("");
+    let output = dataserver(&["--addr", &first.addr]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains(&first.addr) && stderr(&output).contains("--addr"),
+        "{}",
+        stderr(&output)
+    );
+    // A gateway does not take it either, nor a dataserver the gateway's.
+    let said = fails_to_start(&format!("gateway: {{listen: '{}'}}\n", first.addr));
+    assert!(said.contains("gateway.listen"), "{said}");
+    let gateway = Apiserver::start("");
+    let output = dataserver(&["--addr", &gateway.listen.to_string()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+}
+
+fn a_gateway_stops_on_sigterm_and_sigint() {
+    for signal in ["TERM", "INT"] {
+        let mut gateway = Apiserver::start("");
+        gateway.process.signal(signal);
+        assert_eq!(gateway.process.wait().code(), Some(0));
+        let output = gateway.process.output();
+        assert!(
+            output.contains("stopped") && !output.contains("panicked"),
+            "{output}"
+        );
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dataserver"));
+    let mut dataserver = Process::start(command.args(["--addr", "127.0.0.1:0"]));
+    dataserver.wait_for("listener", |line| {
+        line.contains("dataserver listens").then_some(())
+    });
+    dataserver.signal("TERM");
+    assert_eq!(dataserver.wait().code(), Some(0));
+}

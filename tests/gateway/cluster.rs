@@ -1,0 +1,333 @@
+//! Heartbeats through a cluster: the same tests on real nsqds and on embedded ones.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use libtest_mimic::Trial;
+
+use crate::support::{
+    Apiserver, Broker, Cluster, DataserverProcess, Stub, eventually, get, pause, tools, trial_with, within,
+};
+
+pub fn trials() -> Vec<Trial> {
+    let tests: &[(&str, fn(Broker))] = &[
+        ("every_live_dataserver_answers", every_live_dataserver_answers),
+        (
+            "a_stopped_dataserver_is_evicted_and_gets_no_request",
+            a_stopped_dataserver_is_evicted,
+        ),
+        (
+            "an_nsqd_killed_and_restarted_is_connected_again_within_5_s",
+            an_nsqd_killed_and_restarted,
+        ),
+        (
+            "an_nsqd_that_is_stopped_is_noticed",
+            an_nsqd_that_is_stopped_is_noticed,
+        ),
+        (
+            "nsqds_are_found_through_lookup_alone",
+            nsqds_are_found_through_lookup_alone,
+        ),
+        (
+            "faults_16_one_of_two_nsqds_dies_and_nobody_is_evicted",
+            one_of_two_nsqds_dies,
+        ),
+        (
+            "faults_17_old_heartbeats_revive_nobody",
+            old_heartbeats_revive_nobody,
+        ),
+        (
+            "faults_18_hostile_heartbeats_are_refused_counted_and_finished",
+            hostile_heartbeats,
+        ),
+        (
+            "faults_34_two_gateways_hold_the_same_set",
+            two_gateways_hold_the_same_set,
+        ),
+        (
+            "gateways_on_a_shared_channel_share_its_messages",
+            gateways_on_a_shared_channel,
+        ),
+    ];
+    let mut trials = Vec::new();
+    for (name, test) in tests {
+        let test = *test;
+        let real = format!("cluster::real::{name}");
+        trials.push(trial_with(&real, &tools::NSQD, move || test(Broker::Real)));
+        let embedded = format!("cluster::embedded::{name}");
+        trials.push(trial_with(&embedded, &Ok(()), move || test(Broker::Embedded)));
+    }
+    // An embedded lookup knows its own nsqd and no other.
+    let name = "cluster::real::an_nsqd_started_later_is_found";
+    trials.push(trial_with(name, &tools::NSQD, an_nsqd_started_later_is_found));
+    trials
+}
+
+/// Timings that a test can wait for.
+const QUICK: &str =
+    "registry: {ttl: 2500ms, sweep_interval: 200ms}\nnsq: {lookup_interval: 300ms, silence_timeout: 2s}\n";
+
+fn addrs(dataservers: &[DataserverProcess]) -> Vec<&str> {
+    dataservers
+        .iter()
+        .map(|dataserver| dataserver.addr.as_str())
+        .collect()
+}
+
+fn start_dataservers(count: usize, config: &str) -> Vec<DataserverProcess> {
+    (0..count).map(|_| DataserverProcess::start(config)).collect()
+}
+
+/// Who answers, of some requests.
+fn answering(gateway: &Apiserver, requests: usize) -> Vec<String> {
+    let answers = (0..requests).map(|_| {
+        let reply = get(gateway.listen, "/");
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["dataserver"].as_str().unwrap().to_owned()
+    });
+    let mut answers: Vec<_> = answers.collect();
+    answers.sort();
+    answers.dedup();
+    answers
+}
+
+fn connected(gateway: &Apiserver, cluster: &Cluster, nsqd: usize) -> bool {
+    gateway.metric(&format!(
+        "gateway_nsqd_connected{{nsqd=\"{}\"}}",
+        cluster.nsqds[nsqd].tcp
+    )) > 0.0
+}
+
+fn every_live_dataserver_answers(broker: Broker) {
+    let cluster = Cluster::start(broker, 2);
+    let gateway = Apiserver::start(&cluster.config(true, QUICK));
+    let dataservers = start_dataservers(3, &cluster.config(false, ""));
+    gateway.wait_for_live(&addrs(&dataservers));
+    let mut wanted = addrs(&dataservers);
+    wanted.sort_unstable();
+    eventually("every one to answer", || {
+        (answering(&gateway, 60) == wanted).then_some(())
+    });
+    // It stays so: heartbeats go to a random one of two nsqds, and each gateway reads both.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        assert_eq!(gateway.live(), wanted);
+        pause(Duration::from_millis(100));
+    }
+}
+
+fn a_stopped_dataserver_is_evicted(broker: Broker) {
+    let cluster = Cluster::start(broker, 2);
+    let gateway = Apiserver::start(&cluster.config(true, QUICK));
+    let mut dataservers = start_dataservers(3, &cluster.config(false, ""));
+    gateway.wait_for_live(&addrs(&dataservers));
+    let stopped = dataservers.pop().unwrap();
+    let stopped_addr = stopped.addr.clone();
+    drop(stopped);
+    // Nobody's request fails meanwhile: the address refuses, and another one is asked.
+    within(Duration::from_secs(6), "the eviction", || {
+        answering(&gateway, 5);
+        (!gateway.live().contains(&stopped_addr)).then_some(())
+    });
+    assert!(!answering(&gateway, 60).contains(&stopped_addr));
+    eventually("the count", || {
+        (gateway.metric("gateway_evictions_total{reason=\"expired\"}") > 0.0).then_some(())
+    });
+}
+
+fn an_nsqd_killed_and_restarted(broker: Broker) {
+    let mut cluster = Cluster::start(broker, 1);
+    let gateway = Apiserver::start(&cluster.config(true, QUICK));
+    eventually("the link", || connected(&gateway, &cluster, 0).then_some(()));
+    for _ in 0..2 {
+        cluster.nsqds[0].kill();
+        within(Duration::from_secs(3), "the loss to be noticed", || {
+            (!connected(&gateway, &cluster, 0)).then_some(())
+        });
+        pause(Duration::from_secs(3));
+        cluster.nsqds[0].run();
+        within(Duration::from_secs(5), "the link again", || {
+            connected(&gateway, &cluster, 0).then_some(())
+        });
+    }
+    let stub = Stub::ok("");
+    cluster.nsqds[0].publish(stub.addr().to_string().as_bytes());
+    gateway.wait_for_live(&[&stub.addr().to_string()]);
+    // A line for each change, not for each try.
+    assert_eq!(
+        gateway.process.count("no longer read from this nsqd"),
+        2,
+        "{}",
+        gateway.process.output()
+    );
+}
+
+/// SIGSTOP: no FIN, no RST, and the kernel goes on accepting connections.
+fn an_nsqd_that_is_stopped_is_noticed(broker: Broker) {
+    let cluster = Cluster::start(broker, 1);
+    let gateway = Apiserver::start(&cluster.config(false, QUICK));
+    eventually("the link", || connected(&gateway, &cluster, 0).then_some(()));
+    cluster.nsqds[0].signal("STOP");
+    within(Duration::from_secs(6), "the silence to be noticed", || {
+        (!connected(&gateway, &cluster, 0)).then_some(())
+    });
+    cluster.nsqds[0].signal("CONT");
+    within(Duration::from_secs(8), "the link again", || {
+        connected(&gateway, &cluster, 0).then_some(())
+    });
+    let stub = Stub::ok("");
+    cluster.nsqds[0].publish(stub.addr().to_string().as_bytes());
+    gateway.wait_for_live(&[&stub.addr().to_string()]);
+}
+
+fn nsqds_are_found_through_lookup_alone(broker: Broker) {
+    let cluster = Cluster::start(broker, 2);
+    let gateway = Apiserver::start(&cluster.lookup_config(QUICK));
+    let dataservers = start_dataservers(2, &cluster.lookup_config(""));
+    gateway.wait_for_live(&addrs(&dataservers));
+    eventually("both links", || {
+        (connected(&gateway, &cluster, 0) && connected(&gateway, &cluster, 1)).then_some(())
+    });
+}
+
+fn an_nsqd_started_later_is_found() {
+    let mut cluster = Cluster::start(Broker::Real, 2);
+    let gateway = Apiserver::start(&cluster.lookup_config(QUICK));
+    cluster.add_nsqd();
+    let stub = Stub::ok("third");
+    cluster.nsqds[2].publish(stub.addr().to_string().as_bytes());
+    eventually("the third link", || {
+        connected(&gateway, &cluster, 2).then_some(())
+    });
+    cluster.nsqds[2].publish(stub.addr().to_string().as_bytes());
+    gateway.wait_for_live(&[&stub.addr().to_string()]);
+    // One that has left is forgotten.
+    cluster.nsqds[2].kill();
+    let left = format!("gateway_nsqd_connected{{nsqd=\"{}\"}}", cluster.nsqds[2].tcp);
+    eventually("the third to be gone", || {
+        (gateway.metric(&left) < 1.0).then_some(())
+    });
+    gateway.process.wait_for("departure", |line| {
+        line.contains("this nsqd has left").then_some(())
+    });
+}
+
+fn one_of_two_nsqds_dies(broker: Broker) {
+    let mut cluster = Cluster::start(broker, 2);
+    let gateway = Apiserver::start(&cluster.config(true, QUICK));
+    let dataservers = start_dataservers(3, &cluster.config(false, ""));
+    gateway.wait_for_live(&addrs(&dataservers));
+    cluster.nsqds[0].kill();
+    let mut wanted = addrs(&dataservers);
+    wanted.sort_unstable();
+    let until = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < until {
+        assert_eq!(gateway.live(), wanted);
+        pause(Duration::from_millis(100));
+    }
+    assert!(gateway.metric("gateway_evictions_total{reason=\"expired\"}") < 1.0);
+}
+
+/// A durable channel keeps messages while nobody reads it: a gateway that starts is handed the past.
+fn old_heartbeats_revive_nobody(broker: Broker) {
+    let cluster = Cluster::start(broker, 1);
+    cluster.nsqds[0].post("/topic/create?topic=data_server_addr", b"");
+    cluster.nsqds[0].post("/channel/create?topic=data_server_addr&channel=past", b"");
+    for n in 0..500 {
+        cluster.nsqds[0].publish(format!("127.0.0.1:{}", 20_000 + n).as_bytes());
+    }
+    pause(Duration::from_millis(2600));
+    let gateway = Apiserver::start(&cluster.config(true, &QUICK.replace("nsq: {", "nsq: {channel: past, ")));
+    eventually("the backlog to be read", || {
+        (gateway.metric("gateway_heartbeats_total{result=\"stale\"}") >= 500.0).then_some(())
+    });
+    assert!(gateway.metric("gateway_dataserver_joins_total") < 1.0);
+    assert_eq!(get(gateway.listen, "/").status, 503);
+}
+
+fn hostile_heartbeats(broker: Broker) {
+    let cluster = Cluster::start(broker, 1);
+    let gateway = Apiserver::start(&cluster.config(false, "nsq: {channel: hostile}\n"));
+    eventually("the link", || connected(&gateway, &cluster, 0).then_some(()));
+    let own = gateway.listen.to_string();
+    let huge = "x".repeat(1_000_000);
+    let hostile: &[(&[u8], &str)] = &[
+        (b"\0", "refused_addr_characters"),
+        (huge.as_bytes(), "refused_too_large"),
+        (b"\xff\xfe", "refused_not_utf8"),
+        (b"{\"addr\":", "refused_bad_json"),
+        (b"0.0.0.0:0", "refused_addr_port"),
+        (b"0.0.0.0:80", "refused_addr_forbidden"),
+        (b"169.254.169.254:80", "refused_addr_forbidden"),
+        (b"a@b:80", "refused_addr_characters"),
+        (b"127.0.0.1:10001\r\nx: y", "refused_addr_characters"),
+        (b":10001", "refused_addr_host"),
+        (own.as_bytes(), "refused_own_listener"),
+    ];
+    for (body, _) in hostile {
+        cluster.nsqds[0].publish(body);
+    }
+    let mut expected = std::collections::BTreeMap::new();
+    for (_, result) in hostile {
+        *expected.entry(*result).or_insert(0.0) += 1.0;
+    }
+    for (result, count) in expected {
+        let series = format!("gateway_heartbeats_total{{result=\"{result}\"}}");
+        eventually(&format!("{count} {result}"), || {
+            ((gateway.metric(&series) - count).abs() < 0.1).then_some(())
+        });
+    }
+    assert_eq!(gateway.live(), Vec::<String>::new());
+    eventually("every message to be finished", || {
+        let stats = get(cluster.nsqds[0].http, "/stats?format=json&topic=data_server_addr").json();
+        let channel = &stats["topics"][0]["channels"][0];
+        let open = [
+            "depth",
+            "in_flight_count",
+            "deferred_count",
+            "requeue_count",
+            "timeout_count",
+        ];
+        open.iter().all(|count| channel[count] == 0).then_some(())
+    });
+}
+
+fn two_gateways_hold_the_same_set(broker: Broker) {
+    let cluster = Cluster::start(broker, 2);
+    let gateways = [
+        Apiserver::start(&cluster.config(true, QUICK)),
+        Apiserver::start(&cluster.config(true, QUICK)),
+    ];
+    let dataservers = start_dataservers(3, &cluster.config(false, ""));
+    for gateway in &gateways {
+        gateway.wait_for_live(&addrs(&dataservers));
+    }
+    let until = SystemTime::now() + Duration::from_secs(4);
+    while SystemTime::now() < until {
+        assert_eq!(gateways[0].live(), gateways[1].live());
+        assert_eq!(gateways[0].live().len(), 3);
+        pause(Duration::from_millis(100));
+    }
+}
+
+/// The seed's way: `ch1` for everybody. Each gateway then sees a part, and each message is seen once.
+fn gateways_on_a_shared_channel(broker: Broker) {
+    let cluster = Cluster::start(broker, 1);
+    let config = cluster.config(false, "nsq: {channel: ch1}\nregistry: {ttl: 1h}\n");
+    let gateways = [Apiserver::start(&config), Apiserver::start(&config)];
+    for gateway in &gateways {
+        eventually("the link", || connected(gateway, &cluster, 0).then_some(()));
+    }
+    pause(Duration::from_millis(300));
+    for n in 0..200 {
+        cluster.nsqds[0].publish(format!("127.0.0.1:{}", 20_000 + n).as_bytes());
+    }
+    let seen = || {
+        gateways
+            .each_ref()
+            .map(|gateway| gateway.metric("gateway_heartbeats_total{result=\"joined\"}"))
+    };
+    eventually("200 in all", || {
+        ((seen().iter().sum::<f64>() - 200.0).abs() < 0.1).then_some(())
+    });
+    assert!(seen().iter().all(|count| *count > 0.0), "{:?}", seen());
+}

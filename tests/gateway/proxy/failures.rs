@@ -1,0 +1,356 @@
+//! What a user gets when dataservers fail, and what the operator sees of it.
+
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+
+use crate::support::{
+    Apiserver, PATIENT, Reply, Stub, eventually, get, pause, post, read_reply, request, trials,
+};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        faults_11_with_no_live_dataserver_503_at_once_and_when_to_come_again,
+        requests_reach_every_live_dataserver,
+        a_dataserver_that_refuses_costs_nobody_a_request,
+        a_request_is_offered_to_three_dataservers_at_most,
+        faults_8_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_request,
+        a_dataserver_that_closes_before_it_answers_is_502,
+        faults_10_junk_is_502,
+        faults_9_a_dataserver_that_does_not_answer_is_504,
+        an_upload_that_moves_is_not_too_slow,
+        an_answer_that_breaks_off_is_visibly_broken,
+        an_answer_that_stalls_is_aborted,
+        a_request_that_breaks_off_is_never_whole_for_the_dataserver,
+        a_request_that_stalls_is_aborted,
+        a_user_who_leaves_takes_the_request_along,
+        an_expired_dataserver_gets_no_request_though_nobody_swept,
+        a_host_name_is_resolved_and_one_that_leads_nowhere_is_passed_over,
+        p2c_prefers_the_less_loaded,
+    ]
+}
+
+fn gateway_and(config: &str, stubs: &[&Stub]) -> Apiserver {
+    let gateway = Apiserver::start(&format!("{PATIENT}{config}"));
+    gateway.announce(&stubs.iter().map(|stub| stub.addr()).collect::<Vec<_>>());
+    gateway
+}
+
+#[track_caller]
+fn assert_problem(reply: &Reply, status: u16, error: &str) {
+    assert_eq!(reply.status, status, "{reply:?}");
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    let proxy_status = reply.header("proxy-status").unwrap();
+    assert!(
+        proxy_status.starts_with(&format!("nsq-gateway; error={error}")),
+        "{proxy_status}"
+    );
+    assert_eq!(reply.json()["status"], status);
+}
+
+fn errors(gateway: &Apiserver, stub: &Stub, kind: &str) -> f64 {
+    gateway.metric(&format!(
+        "gateway_upstream_errors_total{{dataserver=\"{}\",kind=\"{kind}\"}}",
+        stub.addr()
+    ))
+}
+
+fn faults_11_with_no_live_dataserver_503_at_once_and_when_to_come_again() {
+    let gateway = Apiserver::start("");
+    let begun = Instant::now();
+    let reply = get(gateway.listen, "/");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_problem(&reply, 503, "destination_unavailable");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+}
+
+fn requests_reach_every_live_dataserver() {
+    let stubs: Vec<_> = (0..5).map(|_| Stub::ok("")).collect();
+    let gateway = gateway_and("", &stubs.iter().collect::<Vec<_>>());
+    for _ in 0..200 {
+        assert_eq!(get(gateway.listen, "/").status, 200);
+    }
+    let counts: Vec<_> = stubs.iter().map(|stub| stub.requests().len()).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 200);
+    // 40 each on average with a deviation of 5.7: ten is more than five deviations away.
+    assert!(counts.iter().all(|count| *count > 10), "{counts:?}");
+}
+
+fn a_dataserver_that_refuses_costs_nobody_a_request() {
+    let stub = Stub::ok("alive");
+    let gateway = gateway_and("", &[&stub]);
+    gateway.announce(&[stub.addr(), Stub::refusing()]);
+    for n in 0..100 {
+        let reply = if n % 2 == 0 {
+            get(gateway.listen, "/")
+        } else {
+            post(gateway.listen, "/", b"body")
+        };
+        assert_eq!(reply.text(), "alive");
+    }
+    assert_eq!(stub.requests().len(), 100);
+    assert!(
+        stub.requests()
+            .iter()
+            .all(|request| request.complete && (request.body.is_empty() || request.body == b"body"))
+    );
+    assert!(gateway.metric("gateway_retries_total{reason=\"connect\"}") > 10.0);
+}
+
+fn a_request_is_offered_to_three_dataservers_at_most() {
+    let gateway = gateway_and("", &[]);
+    gateway.announce(&(0..6).map(|_| Stub::refusing()).collect::<Vec<_>>());
+    let reply = get(gateway.listen, "/");
+    assert_problem(&reply, 502, "connection_refused");
+    assert!((gateway.metric("gateway_retries_total{reason=\"connect\"}") - 2.0).abs() < f64::EPSILON);
+}
+
+fn faults_8_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_request() {
+    // Every connection takes one request, and is closed a little later.
+    let stub = Stub::raw(|mut stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        while let Some((_, headers)) = crate_head(&mut reader) {
+            drop(headers);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            pause(Duration::from_millis(5));
+            return;
+        }
+    });
+    let gateway = gateway_and("", &[&stub]);
+    for _ in 0..100 {
+        assert_eq!(get(gateway.listen, "/").text(), "ok");
+        pause(Duration::from_millis(8));
+    }
+}
+
+/// Reads a head to its empty line.
+fn crate_head(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<String>)> {
+    use std::io::BufRead;
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        if line == "\r\n" {
+            return Some((lines.first().cloned()?, lines));
+        }
+        lines.push(line);
+    }
+}
+
+fn a_dataserver_that_closes_before_it_answers_is_502() {
+    let stub = Stub::answering(|_| Vec::new());
+    let gateway = gateway_and("", &[&stub]);
+    // Something was sent: a POST must not be sent again.
+    let reply = post(gateway.listen, "/", b"once");
+    assert_problem(&reply, 502, "connection_terminated");
+    assert!(
+        reply
+            .header("proxy-status")
+            .unwrap()
+            .contains(&format!("next-hop=\"{}\"", stub.addr()))
+    );
+    assert_eq!(stub.requests().len(), 1);
+    assert!(errors(&gateway, &stub, "closed") > 0.0);
+}
+
+fn faults_10_junk_is_502() {
+    for junk in [
+        &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..],
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+    ] {
+        let stub = Stub::answering(move |_| junk.to_vec());
+        let gateway = gateway_and("", &[&stub]);
+        assert_problem(&get(gateway.listen, "/"), 502, "http_protocol_error");
+        assert!(errors(&gateway, &stub, "protocol") > 0.0);
+    }
+    let huge = [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'a'; 200_000]].concat();
+    let stub = Stub::answering(move |_| huge.clone());
+    let gateway = gateway_and("", &[&stub]);
+    assert_problem(&get(gateway.listen, "/"), 502, "http_protocol_error");
+}
+
+/// A dataserver that takes requests and says nothing.
+fn silent() -> Stub {
+    Stub::raw(|mut stream| while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {})
+}
+
+fn faults_9_a_dataserver_that_does_not_answer_is_504() {
+    let stub = silent();
+    let gateway = gateway_and("timeouts: {response_head: 500ms}\n", &[&stub]);
+    let begun = Instant::now();
+    assert_problem(&get(gateway.listen, "/"), 504, "http_response_timeout");
+    assert!(begun.elapsed() >= Duration::from_millis(500) && begun.elapsed() < Duration::from_secs(5));
+    assert!(errors(&gateway, &stub, "head_timeout") > 0.0);
+}
+
+/// The time for an answer counts from when the request was sent, not from when it began.
+fn an_upload_that_moves_is_not_too_slow() {
+    let stub = Stub::ok("got it");
+    let gateway = gateway_and("timeouts: {response_head: 600ms}\n", &[&stub]);
+    let mut stream = TcpStream::connect(gateway.listen).unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n")
+        .unwrap();
+    for _ in 0..10 {
+        pause(Duration::from_millis(150));
+        stream.write_all(b"x").unwrap();
+    }
+    assert_eq!(
+        read_reply(&mut BufReader::new(stream), false).unwrap().text(),
+        "got it"
+    );
+}
+
+fn an_answer_that_breaks_off_is_visibly_broken() {
+    for head in [
+        &b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n12345"[..],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n",
+    ] {
+        let stub = Stub::raw(move |mut stream| {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(head);
+        });
+        let gateway = gateway_and("", &[&stub]);
+        let reply = get(gateway.listen, "/");
+        assert_eq!(
+            (reply.status, reply.text().as_str(), reply.complete),
+            (200, "12345", false)
+        );
+        eventually("the failure to be counted", || {
+            (errors(&gateway, &stub, "body") > 0.0).then_some(())
+        });
+    }
+}
+
+fn an_answer_that_stalls_is_aborted() {
+    let stub = Stub::raw(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n12345");
+        while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
+    });
+    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&stub]);
+    let begun = Instant::now();
+    let reply = get(gateway.listen, "/");
+    assert!(!reply.complete && begun.elapsed() < Duration::from_secs(5));
+}
+
+fn a_request_that_breaks_off_is_never_whole_for_the_dataserver() {
+    for head in [
+        "content-length: 100\r\n\r\n12345",
+        "transfer-encoding: chunked\r\n\r\n5\r\n12345\r\n",
+    ] {
+        let stub = Stub::ok("");
+        let gateway = gateway_and("", &[&stub]);
+        let mut stream = TcpStream::connect(gateway.listen).unwrap();
+        stream
+            .write_all(format!("POST / HTTP/1.1\r\nhost: a\r\n{head}").as_bytes())
+            .unwrap();
+        pause(Duration::from_millis(100));
+        drop(stream);
+        eventually("the dataserver to see it end", || {
+            (!stub.requests().is_empty()).then_some(())
+        });
+        assert!(!stub.requests()[0].complete, "{:?}", stub.requests());
+    }
+}
+
+fn a_request_that_stalls_is_aborted() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&stub]);
+    let mut stream = TcpStream::connect(gateway.listen).unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n12345")
+        .unwrap();
+    let reply = read_reply(&mut BufReader::new(stream), false).unwrap();
+    assert_problem(&reply, 408, "http_request_error");
+}
+
+fn a_user_who_leaves_takes_the_request_along() {
+    static CLOSED: AtomicBool = AtomicBool::new(false);
+    let stub = Stub::raw(|mut stream| {
+        while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
+        CLOSED.store(true, Ordering::SeqCst);
+    });
+    let gateway = gateway_and("", &[&stub]);
+    let mut stream = TcpStream::connect(gateway.listen).unwrap();
+    stream.write_all(&request("GET /", &[], b"")).unwrap();
+    eventually("the request to be under way", || {
+        (gateway.metric("gateway_requests_in_flight") > 0.0).then_some(())
+    });
+    drop(stream);
+    eventually("the dataserver to be told", || {
+        CLOSED.load(Ordering::SeqCst).then_some(())
+    });
+    eventually("the count to fall", || {
+        (gateway.metric("gateway_requests_in_flight") < 1.0).then_some(())
+    });
+    assert!(gateway.metric("gateway_requests_total{method=\"GET\",code=\"499\"}") > 0.0);
+}
+
+fn an_expired_dataserver_gets_no_request_though_nobody_swept() {
+    let gateway = Apiserver::start("registry: {ttl: 1s, sweep_interval: 10m}\n");
+    let stub = Stub::ok("");
+    gateway.announce(&[stub.addr()]);
+    assert_eq!(get(gateway.listen, "/").status, 200);
+    pause(Duration::from_millis(1100));
+    assert_eq!(get(gateway.listen, "/").status, 503);
+    assert_eq!(gateway.live(), Vec::<String>::new());
+    assert_eq!(stub.requests().len(), 1);
+}
+
+fn a_host_name_is_resolved_and_one_that_leads_nowhere_is_passed_over() {
+    let stub = Stub::ok("by name");
+    let gateway = Apiserver::start(PATIENT);
+    let http = gateway.nsq.unwrap()[1];
+    let named = format!("localhost:{}", stub.addr().port());
+    post(http, "/pub?topic=data_server_addr", named.as_bytes());
+    post(http, "/pub?topic=data_server_addr", b"no-such-host.invalid:80");
+    gateway.wait_for_live(&[&named, "no-such-host.invalid:80"]);
+    pause(Duration::from_millis(50));
+    for _ in 0..20 {
+        assert_eq!(get(gateway.listen, "/").text(), "by name");
+    }
+    // A name that leads to the gateway itself is no dataserver, and never dialled.
+    let gateway = Apiserver::start(PATIENT);
+    let own = format!("localhost:{}", gateway.listen.port());
+    post(
+        gateway.nsq.unwrap()[1],
+        "/pub?topic=data_server_addr",
+        own.as_bytes(),
+    );
+    gateway.wait_for_live(&[&own]);
+    pause(Duration::from_millis(50));
+    assert_problem(&get(gateway.listen, "/"), 502, "dns_error");
+}
+
+fn p2c_prefers_the_less_loaded() {
+    let (busy, idle) = (silent(), Stub::ok(""));
+    let gateway = gateway_and("gateway: {balance: p2c, workers: 1}\n", &[&busy]);
+    let mut held = Vec::new();
+    for n in 1..=8 {
+        let mut stream = TcpStream::connect(gateway.listen).unwrap();
+        stream.write_all(&request("GET /", &[], b"")).unwrap();
+        held.push(stream);
+        eventually("it to be under way", || {
+            (gateway.metric("gateway_requests_in_flight") >= f64::from(n)).then_some(())
+        });
+    }
+    gateway.announce(&[busy.addr(), idle.addr()]);
+    // Both choices fall on the busy one a quarter of the time; otherwise the idle one is taken.
+    let mut answered = 0;
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(gateway.listen).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream
+            .write_all(&request("GET /", &[("connection", "close")], b""))
+            .unwrap();
+        answered += usize::from(read_reply(&mut BufReader::new(stream), false).is_some());
+    }
+    // 30 expected with a deviation of 2.7; random choice would give 20 with one of 3.2.
+    assert!(answered >= 22, "{answered} of 40");
+}

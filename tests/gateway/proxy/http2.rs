@@ -1,0 +1,182 @@
+//! HTTP/2 from users, with prior knowledge.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use libtest_mimic::Trial;
+
+use crate::support::{Apiserver, PATIENT, Stub, eventually, trials};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        http2_requests_become_http11_and_their_answers_come_back,
+        rfc9113_8_3_1_the_authority_is_the_host,
+        rfc9113_8_2_3_cookies_are_joined,
+        many_streams_share_a_connection,
+        admin_paths_are_there_too,
+        a_connection_ends_well_when_the_gateway_drains,
+    ]
+}
+
+type Sender = http2::SendRequest<Full<Bytes>>;
+
+/// Runs a client with an HTTP/2 connection to the gateway.
+fn with_client<T>(to: SocketAddr, client: impl AsyncFnOnce(Sender) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        let result = client(sender).await;
+        connection.abort();
+        result
+    })
+}
+
+async fn send(sender: &mut Sender, request: Request<Full<Bytes>>) -> Response<Bytes> {
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.version(), Version::HTTP_2);
+    let (head, body) = response.into_parts();
+    Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+}
+
+fn gateway_and(stub: &Stub) -> Apiserver {
+    let gateway = Apiserver::start(PATIENT);
+    gateway.announce(&[stub.addr()]);
+    gateway
+}
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::get(format!("http://example.org{path}"))
+        .body(Full::default())
+        .unwrap()
+}
+
+fn http2_requests_become_http11_and_their_answers_come_back() {
+    let stub = Stub::answering(|exchange| {
+        let mut answer = format!(
+            "HTTP/1.1 201 Created\r\nconnection: x-y\r\nx-y: 1\r\nx-z: 2\r\ncontent-length: {}\r\n\r\n",
+            exchange.body.len()
+        )
+        .into_bytes();
+        answer.extend_from_slice(&exchange.body);
+        answer
+    });
+    let gateway = gateway_and(&stub);
+    with_client(gateway.listen, async |mut sender| {
+        let request = Request::post("http://example.org/x?y=1")
+            .body(Full::from("there and back"))
+            .unwrap();
+        let response = send(&mut sender, request).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.body()[..]),
+            (201, &b"there and back"[..])
+        );
+        assert!(response.headers().contains_key("x-z") && !response.headers().contains_key("x-y"));
+        let response = send(&mut sender, get("/")).await;
+        assert_eq!(response.status(), 201);
+    });
+    let requests = stub.requests();
+    assert_eq!(
+        (requests[0].first.as_str(), requests[0].complete),
+        ("POST /x?y=1 HTTP/1.1", true)
+    );
+    assert_eq!(requests[0].header("via"), ["2 nsq-gateway"]);
+    // A GET without a body gets no framing.
+    assert!(
+        requests[1].header("transfer-encoding").is_empty() && requests[1].header("content-length").is_empty()
+    );
+    assert!(gateway.metric("gateway_requests_total{method=\"POST\",code=\"201\"}") > 0.0);
+}
+
+fn rfc9113_8_3_1_the_authority_is_the_host() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and(&stub);
+    with_client(gateway.listen, async |mut sender| {
+        send(&mut sender, get("/")).await;
+        let mut request = get("/");
+        request.headers_mut().insert("host", "other".parse().unwrap());
+        send(&mut sender, request).await;
+    });
+    for request in stub.requests() {
+        assert_eq!(request.header("host"), ["example.org"]);
+        assert_eq!(request.header("x-forwarded-host"), ["example.org"]);
+    }
+}
+
+fn rfc9113_8_2_3_cookies_are_joined() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and(&stub);
+    with_client(gateway.listen, async |mut sender| {
+        let mut request = get("/");
+        for cookie in ["a=1", "b=2", "c=3"] {
+            request.headers_mut().append("cookie", cookie.parse().unwrap());
+        }
+        send(&mut sender, request).await;
+    });
+    assert_eq!(stub.requests()[0].header("cookie"), ["a=1; b=2; c=3"]);
+}
+
+fn many_streams_share_a_connection() {
+    let stub = Stub::ok("many");
+    let gateway = gateway_and(&stub);
+    with_client(gateway.listen, async |sender| {
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let mut sender = sender.clone();
+            running.spawn(async move { send(&mut sender, get("/")).await });
+        }
+        while let Some(response) = running.join_next().await {
+            assert_eq!(&response.unwrap().body()[..], b"many");
+        }
+    });
+    assert_eq!(stub.requests().len(), 100);
+}
+
+fn admin_paths_are_there_too() {
+    let gateway = Apiserver::start("");
+    let response = with_client(gateway.listen, async |mut sender| {
+        send(&mut sender, get("/healthz")).await
+    });
+    assert_eq!(response.status(), 200);
+}
+
+fn a_connection_ends_well_when_the_gateway_drains() {
+    let stub = Stub::answering(|_| {
+        crate::support::pause(std::time::Duration::from_millis(700));
+        b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow".to_vec()
+    });
+    let mut gateway = gateway_and(&stub);
+    let process = &gateway.process;
+    with_client(gateway.listen, async |mut sender| {
+        let answer = tokio::spawn({
+            let mut sender = sender.clone();
+            async move { send(&mut sender, get("/")).await }
+        });
+        tokio::task::spawn_blocking({
+            let addr = gateway.listen;
+            move || {
+                eventually("it to be under way", || {
+                    let metrics = crate::support::get(addr, "/metrics").text();
+                    metrics.contains("gateway_requests_in_flight 1").then_some(())
+                });
+            }
+        })
+        .await
+        .unwrap();
+        process.signal("TERM");
+        assert_eq!(answer.await.unwrap().body(), "slow");
+        // GOAWAY: no more on this connection.
+        assert!(sender.send_request(get("/")).await.is_err());
+    });
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}

@@ -1,0 +1,128 @@
+//! A child process that does not outlive its test, and whose lines can be waited for.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::within;
+
+/// A child process. Killed when dropped.
+pub struct Process {
+    child: Child,
+    name: String,
+    lines: Arc<Mutex<Vec<String>>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts it with both outputs collected.
+    pub fn start(command: &mut Command) -> Self {
+        let name = format!("{:?}", command.get_program());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
+        let lines = Arc::default();
+        let readers = vec![
+            collect(child.stdout.take().unwrap(), Arc::clone(&lines)),
+            collect(child.stderr.take().unwrap(), Arc::clone(&lines)),
+        ];
+        Self {
+            child,
+            name,
+            lines,
+            readers,
+        }
+    }
+
+    /// Everything it has printed so far.
+    pub fn output(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a line of which `find` makes something.
+    #[track_caller]
+    pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        self.within(Duration::from_secs(20), what, |lines| {
+            lines.iter().find_map(|line| find(line))
+        })
+    }
+
+    /// How many lines contain a text.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
+    }
+
+    #[track_caller]
+    fn within<T>(&self, limit: Duration, what: &str, mut find: impl FnMut(&[String]) -> Option<T>) -> T {
+        let deadline = std::time::SystemTime::now() + limit;
+        loop {
+            if let Some(found) = find(&self.lines.lock().unwrap()) {
+                return found;
+            }
+            let late = std::time::SystemTime::now() >= deadline;
+            assert!(
+                !late,
+                "{}: no {what} within {limit:?} in:\n{}",
+                self.name,
+                self.output()
+            );
+            super::pause(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end; then its output is complete.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = within(Duration::from_secs(40), &format!("{} to end", self.name), || {
+            self.child.try_wait().unwrap()
+        });
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- {} printed:\n{}", self.name, self.output());
+        }
+    }
+}
+
+fn collect(
+    stream: impl Read + Send + 'static,
+    lines: Arc<Mutex<Vec<String>>>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            lines.lock().unwrap().push(line);
+        }
+    })
+}

@@ -1,0 +1,98 @@
+//! What the tests need from outside: nsqd, and NSQ clients in other languages. Each is made ready once, below
+//! `target/`; where that does not work, the reason is kept for whoever needs it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// A folder with `nsqd` and `nsqlookupd`: those on `PATH`, else built from `tests/nsq`.
+pub static NSQD: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| match on_path("nsqd") {
+    Some(dir) if dir.join("nsqlookupd").is_file() && std::env::var_os("CI").is_none() => Ok(dir),
+    _ => GO.clone(),
+});
+
+/// A folder with `nsqd`, `nsqlookupd` and the go-nsq program `heartbeat`, built from `tests/nsq`.
+pub static GO: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+    let dir = tools_dir("nsq");
+    let out = format!("{}/", dir.display());
+    run(Command::new("go")
+        .args(["build", "-o", &out, "tool", "./..."])
+        .current_dir(source("tests/nsq")))?;
+    Ok(dir)
+});
+
+/// A Python that has pynsq.
+pub static PYTHON: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+    let dir = tools_dir("python");
+    let python = dir.join("bin/python");
+    let requirements = source("tests/clients/python/requirements.txt");
+    if run(Command::new(&python).args(["-c", "import nsq"])).is_err() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+        let quiet = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+        ];
+        run(Command::new(&python).args(quiet).arg(requirements))?;
+    }
+    Ok(python)
+});
+
+/// A `node_modules` that has nsqjs.
+pub static NODE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+    let dir = tools_dir("node");
+    let modules = dir.join("node_modules");
+    if !modules.join("nsqjs").is_dir() {
+        for file in ["package.json", "package-lock.json", ".npmrc"] {
+            let from = source("tests/clients/node").join(file);
+            std::fs::copy(from, dir.join(file)).map_err(|error| format!("{file}: {error}"))?;
+        }
+        run(Command::new("npm").args(["ci", "--silent"]).current_dir(&dir))?;
+    }
+    Ok(modules)
+});
+
+/// Debian's `promtool`, or another.
+pub static PROMTOOL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("promtool"));
+
+/// `curl`.
+pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("curl"));
+
+/// A file of the repository.
+pub fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn tools_dir(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).find(|dir| dir.join(program).is_file())
+}
+
+fn needed_on_path(program: &str) -> Result<PathBuf, String> {
+    on_path(program)
+        .map(|dir| dir.join(program))
+        .ok_or_else(|| format!("{program} is not on PATH"))
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(|error| format!("{program} cannot be started: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{program} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+}
