@@ -36,30 +36,18 @@ fn main() {
     let any = "listen: '127.0.0.1:0', workers: 1";
     let nsq = "embedded_listen: {tcp: '127.0.0.1:0', http: '127.0.0.1:0', lookup: '127.0.0.1:0'}";
     // The one that carries NSQ has a registry too small to be busy with the addresses itself.
-    let broker = start(
-        "broker",
-        format!("gateway: {{{any}}}\nnsq: {{{nsq}}}\nregistry: {{capacity: 1}}\n"),
-    );
+    let broker = start("broker", format!("gateway: {{{any}}}\nnsq: {{{nsq}}}\nregistry: {{capacity: 1}}\n"));
     let tcp = broker.said["embedded NSQ listens"]["tcp"].as_str().unwrap();
-    let http = broker.said["embedded NSQ listens"]["http"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let reader = start(
-        "reader",
-        format!("gateway: {{{any}}}\ncommon: {{nsqd: ['{tcp}']}}\n"),
-    );
-    let listen = reader.said["gateway listens"]["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let http = broker.said["embedded NSQ listens"]["http"].as_str().unwrap().to_owned();
+    let reader = start("reader", format!("gateway: {{{any}}}\ncommon: {{nsqd: ['{tcp}']}}\n"));
+    let listen = reader.said["gateway listens"]["listen"].as_str().unwrap().to_owned();
 
     let heard = || metric(&listen, "gateway_heartbeats_total{result=\"refreshed\"}");
     let publisher = std::thread::spawn(move || publish(&http, EVERY + MEASURED + Duration::from_secs(3)));
     std::thread::sleep(EVERY + Duration::from_secs(1));
     let (cpu, heard_before, begun) = (reader.control_cpu(), heard(), SystemTime::now());
     std::thread::sleep(MEASURED);
-    let (cpu, heard_now) = (reader.control_cpu() - cpu, heard());
+    let (cpu, heard_now) = (reader.control_cpu().saturating_sub(cpu), heard());
     let took = begun.elapsed().unwrap().as_secs_f64();
     let live = metric(&listen, "gateway_dataservers{state=\"live\"}");
     publisher.join().unwrap();
@@ -67,14 +55,8 @@ fn main() {
     let per_second = (heard_now - heard_before) / took;
     println!("dataservers live              {live:>10.0}");
     println!("heartbeats a second           {per_second:>10.0}");
-    println!(
-        "control threads, % of a core  {:>10.2}",
-        cpu.as_secs_f64() / took * 100.0
-    );
-    println!(
-        "control CPU a heartbeat, µs   {:>10.2}",
-        cpu.as_secs_f64() * 1e6 / (heard_now - heard_before)
-    );
+    println!("control threads, % of a core  {:>10.2}", cpu.as_secs_f64() / took * 100.0);
+    println!("control CPU a heartbeat, µs   {:>10.2}", cpu.as_secs_f64() * 1e6 / (heard_now - heard_before));
     println!(
         "resident memory, MiB          {:>10.1}",
         metric(&listen, "process_resident_memory_bytes") / 1_048_576.0
@@ -84,9 +66,7 @@ fn main() {
 /// Announces every dataserver once in each interval, in small batches spread evenly.
 fn publish(http: &str, total: Duration) {
     let begun = SystemTime::now();
-    let addrs: Vec<_> = (0..DATASERVERS)
-        .map(|n| format!("10.1.{}.{}:80", n >> 8, n & 255))
-        .collect();
+    let addrs: Vec<_> = (0..DATASERVERS).map(|n| format!("10.1.{}.{}:80", n >> 8, n & 255)).collect();
     let mut stream = BufReader::new(TcpStream::connect(http).unwrap());
     let pause = EVERY / u32::try_from(DATASERVERS / BATCH).unwrap();
     for (n, batch) in addrs.chunks(BATCH).cycle().enumerate() {
@@ -121,14 +101,10 @@ fn publish(http: &str, total: Duration) {
 
 fn metric(listen: &str, series: &str) -> f64 {
     let mut stream = TcpStream::connect(listen).unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     value.expect("no such series").parse().unwrap()
 }
 
@@ -154,11 +130,7 @@ impl Gateway {
             said.insert(line["message"].as_str().unwrap().to_owned(), line);
         }
         let rest = std::thread::spawn(move || drain(lines));
-        Self {
-            child,
-            said,
-            _rest: rest,
-        }
+        Self { child, said, _rest: rest }
     }
 
     /// What the threads of the control runtime have used so far.

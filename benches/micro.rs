@@ -16,11 +16,7 @@ const SIZES: [usize; 3] = [3, 1_000, 100_000];
 
 fn addrs(count: usize) -> Vec<Addr> {
     (0..count)
-        .map(|n| {
-            format!("10.{}.{}.{}:80", n >> 16 & 255, n >> 8 & 255, n & 255)
-                .parse()
-                .unwrap()
-        })
+        .map(|n| format!("10.{}.{}.{}:80", n >> 16 & 255, n >> 8 & 255, n & 255).parse().unwrap())
         .collect()
 }
 
@@ -62,9 +58,7 @@ fn sweep(c: &mut Criterion) {
     for size in SIZES {
         let registry = filled(&addrs(size));
         let now = Instant::now();
-        group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            b.iter(|| registry.sweep(now).len())
-        });
+        group.bench_function(BenchmarkId::from_parameter(size), |b| b.iter(|| registry.sweep(now).len()));
     }
 }
 
@@ -80,10 +74,8 @@ fn publish(c: &mut Criterion) {
 
 fn decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode a heartbeat");
-    for (name, body) in [
-        ("plain", &b"10.1.2.3:10001"[..]),
-        ("json", br#"{"addr":"10.1.2.3:10001","seq":7}"#),
-    ] {
+    for (name, body) in [("plain", &b"10.1.2.3:10001"[..]), ("json", br#"{"addr":"10.1.2.3:10001","seq":7}"#)]
+    {
         group.bench_function(name, |b| b.iter(|| Heartbeat::decode(body)));
     }
 }

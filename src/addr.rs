@@ -111,18 +111,12 @@ impl FromStr for Addr {
             Some(ip) => {
                 let ip = ip.to_canonical();
                 let text = SocketAddr::new(ip, port).to_string().into();
-                Ok(Self {
-                    text,
-                    target: Target::Ip(ip, port),
-                })
+                Ok(Self { text, target: Target::Ip(ip, port) })
             }
             None => {
                 let host = host.to_ascii_lowercase();
                 let text = format!("{host}:{port}").into();
-                Ok(Self {
-                    text,
-                    target: Target::Name(port),
-                })
+                Ok(Self { text, target: Target::Name(port) })
             }
         }
     }
@@ -140,18 +134,11 @@ fn parse_port(text: &str) -> Result<u16, AddrError> {
 fn parse_host(host: &str) -> Result<Option<IpAddr>, AddrError> {
     if let Some(inner) = host.strip_prefix('[') {
         let inner = inner.strip_suffix(']').ok_or(AddrError::Host)?;
-        return inner
-            .parse::<Ipv6Addr>()
-            .map(|ip| Some(ip.into()))
-            .map_err(|_| AddrError::Host);
+        return inner.parse::<Ipv6Addr>().map(|ip| Some(ip.into())).map_err(|_| AddrError::Host);
     }
     if let Ok(ip) = host.parse() {
         // An IPv6 address without brackets does not say where it ends and the port begins.
-        return if matches!(ip, IpAddr::V4(_)) {
-            Ok(Some(ip))
-        } else {
-            Err(AddrError::Host)
-        };
+        return if matches!(ip, IpAddr::V4(_)) { Ok(Some(ip)) } else { Err(AddrError::Host) };
     }
     is_host_name(host).then_some(None).ok_or(AddrError::Host)
 }
@@ -162,9 +149,7 @@ fn is_host_name(host: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     };
     // Resolvers read `127.1`, `2130706433` and `0x7f.1` as IPv4, past the checks above; no top-level
     // domain begins with a digit (RFC 3696 §2), so such a last label is no name.

@@ -27,16 +27,8 @@ pub struct Admin {
 impl Admin {
     /// The admin paths of one gateway, for clients in `allow`.
     pub fn new(registry: Registry, metrics: Metrics, allow: AdminAllow) -> Self {
-        let state = api::State {
-            registry,
-            metrics,
-            draining: Arc::new(AtomicBool::new(false)),
-        };
-        Self {
-            router: api::router(state.clone()),
-            allow: Arc::new(allow),
-            state,
-        }
+        let state = api::State { registry, metrics, draining: Arc::new(AtomicBool::new(false)) };
+        Self { router: api::router(state.clone()), allow: Arc::new(allow), state }
     }
 
     /// Whether a path is one of the admin paths, which are not forwarded.

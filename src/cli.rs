@@ -25,11 +25,7 @@ const CONTROL_THREADS: usize = 2;
 pub fn parse<A: Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|error| {
         let _ = error.print(); // a closed terminal changes nothing
-        if error.use_stderr() {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        }
+        if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     })
 }
 
@@ -49,11 +45,7 @@ where
 {
     let runtime = telemetry::init(log_format).and_then(|()| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        Ok(builder
-            .worker_threads(CONTROL_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()?)
+        Ok(builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()?)
     });
     let runtime = match runtime {
         Ok(runtime) => runtime,

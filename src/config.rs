@@ -15,7 +15,7 @@ mod timeouts;
 use std::path::Path;
 use std::{fs, io};
 
-pub use common::{Common, Endpoint};
+pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
 pub use gateway::{AdminAllow, Balance, Gateway};
 pub use limits::Limits;
@@ -75,11 +75,7 @@ impl Config {
     }
 
     fn load_if_there(path: &Path) -> Result<Self, Faults> {
-        if path.exists() {
-            Self::load(path)
-        } else {
-            Ok(Self::default())
-        }
+        if path.exists() { Self::load(path) } else { Ok(Self::default()) }
     }
 
     fn read(mut file: Reader<'_>) -> Self {
@@ -122,10 +118,7 @@ impl Config {
     /// What no section can see by itself.
     fn check(&self, faults: &mut Vec<Fault>) {
         if self.gateway.admin_listen == Some(self.gateway.listen) && self.gateway.listen.port() != 0 {
-            faults.push(Fault::new(
-                "gateway.admin_listen",
-                "is the same as gateway.listen".to_owned(),
-            ));
+            faults.push(Fault::new("gateway.admin_listen", "is the same as gateway.listen".to_owned()));
         }
         if self.nsq.embedded == Embedded::Off
             && self.common.nsqd.is_empty()

@@ -4,7 +4,6 @@ mod announce;
 mod sample;
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -12,53 +11,51 @@ use tokio_util::sync::CancellationToken;
 pub use announce::{Announcer, Probe};
 
 use crate::addr::Addr;
-use crate::config::Config;
+use crate::config::{Config, ServerAddr};
 
 /// A sample dataserver whose port is bound.
 pub struct Dataserver {
     listener: TcpListener,
-    addr: SocketAddr,
+    addr: Addr,
     name: String,
 }
 
 impl Dataserver {
-    /// Binds `addr`; port 0 is chosen by the system.
+    /// Binds the first address that the host of `addr` has; port 0 is chosen by the system.
     ///
     /// # Errors
     /// When the address cannot be had.
-    pub async fn bind(addr: SocketAddr, name: &str) -> io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
-        let addr = listener.local_addr()?;
-        Ok(Self {
-            listener,
-            addr,
-            name: name.to_owned(),
-        })
+    pub async fn bind(addr: &ServerAddr, name: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr.to_string()).await?;
+        let announced = addr.with_port(listener.local_addr()?.port()).to_string();
+        let addr = announced.parse().map_err(io::Error::other)?;
+        Ok(Self { listener, addr, name: name.to_owned() })
     }
 
-    /// Where it listens, and what it announces.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    /// What it announces.
+    pub fn addr(&self) -> &Addr {
+        &self.addr
     }
 }
 
 /// Serves, and announces itself, until `stop`.
 ///
 /// # Errors
-/// When its address is not one that a gateway would take, or the listener fails.
+/// When NSQ does not take the topic's name, or the listener fails.
 pub async fn run(dataserver: Dataserver, config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let Dataserver { listener, addr, name } = dataserver;
-    let own_addr: Addr = addr
-        .to_string()
-        .parse()
-        .map_err(|error| anyhow::anyhow!("{addr} {error}"))?;
-    let announcer = Announcer::new(own_addr, None, config)?;
+    let announcer = Announcer::new(addr.clone(), None, config)?;
     tracing::info!(dataserver = %addr, "dataserver listens");
     let app = sample::router(addr, name);
     let serve = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    // Told to stop, it announces itself no more, and what is under way may end.
+    let announce = stop.run_until_cancelled(announcer.run());
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(config.timeouts.drain).await;
+    };
     tokio::select! {
-        served = serve.into_future() => served?,
-        () = announcer.run() => {}
+        (served, _) = async { tokio::join!(serve.into_future(), announce) } => Ok(served?),
+        () = deadline => Ok(()),
     }
-    Ok(())
 }

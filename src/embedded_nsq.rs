@@ -109,22 +109,12 @@ impl EmbeddedNsq {
         let tcp = bind_one(Listener::Tcp, listen.tcp).await?;
         let http = bind_one(Listener::Http, listen.http).await?;
         let lookup = bind_one(Listener::Lookup, listen.lookup).await?;
-        let addresses = Listen {
-            tcp: tcp.1,
-            http: http.1,
-            lookup: lookup.1,
-        };
+        let addresses = Listen { tcp: tcp.1, http: http.1, lookup: lookup.1 };
         info!(
             tcp = %addresses.tcp, http = %addresses.http, lookup = %addresses.lookup,
             "embedded NSQ listens"
         );
-        Ok(Self {
-            tcp: tcp.0,
-            http: http.0,
-            lookup: lookup.0,
-            addresses,
-            limits,
-        })
+        Ok(Self { tcp: tcp.0, http: http.0, lookup: lookup.0, addresses, limits })
     }
 
     /// The addresses listened on, with the ports that the system chose.
@@ -141,23 +131,15 @@ impl EmbeddedNsq {
         let node = Arc::new(Node::new(broker.clone(), self.addresses));
         let (stop, stopped) = watch::channel(());
 
-        let tcp = accept(
-            self.tcp,
-            Listener::Tcp,
-            limit,
-            stopped.clone(),
-            |stream, remote| client::serve(stream, remote, broker.clone(), stopped.clone()),
-        );
+        let tcp = accept(self.tcp, Listener::Tcp, limit, stopped.clone(), |stream, remote| {
+            client::serve(stream, remote, broker.clone(), stopped.clone())
+        });
         let http = accept(self.http, Listener::Http, limit, stopped.clone(), |stream, _| {
             http::serve(stream, http::routes(), Arc::clone(&node), stopped.clone())
         });
-        let lookup = accept(
-            self.lookup,
-            Listener::Lookup,
-            limit,
-            stopped.clone(),
-            |stream, _| http::serve(stream, lookup::routes(), Arc::clone(&node), stopped.clone()),
-        );
+        let lookup = accept(self.lookup, Listener::Lookup, limit, stopped.clone(), |stream, _| {
+            http::serve(stream, lookup::routes(), Arc::clone(&node), stopped.clone())
+        });
         let until_shutdown = async {
             tokio::select! {
                 () = shutdown => {}
@@ -170,11 +152,7 @@ impl EmbeddedNsq {
 }
 
 async fn bind_one(listener: Listener, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
-    let failed = |source| BindError {
-        listener,
-        addr,
-        source,
-    };
+    let failed = |source| BindError { listener, addr, source };
     let socket = TcpListener::bind(addr).await.map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?;
     Ok((socket, bound))

@@ -36,9 +36,7 @@ pub enum FetchError {
 
 /// Asks `endpoint` (`host:port`) for `path`, on a connection of its own, and reads the whole answer.
 pub async fn get(endpoint: &str, path: &str, within: Duration) -> Result<(StatusCode, Bytes), FetchError> {
-    tokio::time::timeout(within, exchange(endpoint, path))
-        .await
-        .unwrap_or(Err(FetchError::Timeout(within)))
+    tokio::time::timeout(within, exchange(endpoint, path)).await.unwrap_or(Err(FetchError::Timeout(within)))
 }
 
 async fn exchange(endpoint: &str, path: &str) -> Result<(StatusCode, Bytes), FetchError> {
@@ -47,15 +45,9 @@ async fn exchange(endpoint: &str, path: &str) -> Result<(StatusCode, Bytes), Fet
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let request = Request::get(path)
         .header(header::HOST, endpoint)
-        .header(
-            header::USER_AGENT,
-            concat!("nsq-gateway/", env!("CARGO_PKG_VERSION")),
-        )
+        .header(header::USER_AGENT, concat!("nsq-gateway/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())?;
     let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, MAX_BODY)
-        .collect()
-        .await
-        .map_err(FetchError::Body)?;
+    let body = Limited::new(body, MAX_BODY).collect().await.map_err(FetchError::Body)?;
     Ok((head.status, body.to_bytes()))
 }

@@ -107,10 +107,7 @@ impl Heartbeat {
     /// The JSON form.
     pub fn encode_json(&self) -> Vec<u8> {
         // Serializing a struct of one string cannot fail; an empty body would be refused, and counted.
-        serde_json::to_vec(&JsonOut {
-            addr: self.addr.as_str(),
-        })
-        .unwrap_or_default()
+        serde_json::to_vec(&JsonOut { addr: self.addr.as_str() }).unwrap_or_default()
     }
 }
 
@@ -127,14 +124,8 @@ mod tests {
     #[test]
     fn both_forms_are_read() {
         assert_eq!(decode(b"127.0.0.1:10001").as_deref(), Ok("127.0.0.1:10001"));
-        assert_eq!(
-            decode(br#"{"addr":"127.0.0.1:10001"}"#).as_deref(),
-            Ok("127.0.0.1:10001")
-        );
-        assert_eq!(
-            decode(br#"{"seq":7,"addr":"db1:80","zone":{"a":[1]}}"#).as_deref(),
-            Ok("db1:80")
-        );
+        assert_eq!(decode(br#"{"addr":"127.0.0.1:10001"}"#).as_deref(), Ok("127.0.0.1:10001"));
+        assert_eq!(decode(br#"{"seq":7,"addr":"db1:80","zone":{"a":[1]}}"#).as_deref(), Ok("db1:80"));
     }
 
     #[test]

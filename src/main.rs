@@ -1,5 +1,7 @@
 //! `apiserver`: the gateway.
 
+#![allow(clippy::doc_markdown, reason = "the comments on arguments are what --help prints")]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -48,17 +50,11 @@ fn main() -> ExitCode {
     };
     match args.command {
         Some(Command::Check) => {
-            let what = if file.exists() {
-                "ok"
-            } else {
-                "there is no such file, and the defaults are ok"
-            };
+            let what = if file.exists() { "ok" } else { "there is no such file, and the defaults are ok" };
             println!("{}: {what}", file.display());
             ExitCode::SUCCESS
         }
         Some(Command::Demo) => cli::run(args.log_format, |stop| app::demo(config, stop)),
-        None => cli::run(args.log_format, |stop| async {
-            App::bind(config).await?.run(stop).await
-        }),
+        None => cli::run(args.log_format, |stop| async { App::bind(config).await?.run(stop).await }),
     }
 }

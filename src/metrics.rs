@@ -21,70 +21,34 @@ pub use worker::{Protocol, Retry, Worker};
 const SERIES_KEPT: Duration = Duration::from_secs(5 * 60);
 
 /// How often the exporter's own buffers are emptied when nobody scrapes.
-pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 static METADATA: Metadata<'static> = Metadata::new("gateway", Level::INFO, None);
 
 /// Every metric of the gateway: its name, whether it is a counter, and its help.
 const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
-    (
-        HEARTBEATS,
-        Kind::Counter,
-        "Heartbeat messages read, by what became of them.",
-    ),
-    (
-        LAST_HEARTBEAT,
-        Kind::Gauge,
-        "When the last heartbeat that was taken came, in seconds since 1970.",
-    ),
+    (HEARTBEATS, Kind::Counter, "Heartbeat messages read, by what became of them."),
+    (LAST_HEARTBEAT, Kind::Gauge, "When the last heartbeat that was taken came, in seconds since 1970."),
     (DATASERVERS, Kind::Gauge, "Dataservers in the set, by state."),
     (JOINS, Kind::Counter, "Dataservers that joined the set."),
-    (
-        EVICTIONS,
-        Kind::Counter,
-        "Dataservers that were removed from the set, by reason.",
-    ),
+    (EVICTIONS, Kind::Counter, "Dataservers that were removed from the set, by reason."),
     (
         FROZEN,
         Kind::Gauge,
         "Whether nobody is evicted for silence because the heartbeat path is broken (0 or 1).",
     ),
-    (
-        NSQD_CONNECTED,
-        Kind::Gauge,
-        "Whether heartbeats are being read from this nsqd (0 or 1).",
-    ),
-    (
-        REQUESTS,
-        Kind::Counter,
-        "Requests answered, by method and status.",
-    ),
-    (
-        DURATION,
-        Kind::Histogram,
-        "Time from a request's head to the end of its answer.",
-    ),
+    (NSQD_CONNECTED, Kind::Gauge, "Whether heartbeats are being read from this nsqd (0 or 1)."),
+    (REQUESTS, Kind::Counter, "Requests answered, by method and status."),
+    (DURATION, Kind::Histogram, "Time from a request's head to the end of its answer."),
     (IN_FLIGHT, Kind::Gauge, "Requests whose answer has not ended."),
-    (
-        UPSTREAM_REQUESTS,
-        Kind::Counter,
-        "Answers of a dataserver, by class of status.",
-    ),
-    (
-        UPSTREAM_ERRORS,
-        Kind::Counter,
-        "Requests that a dataserver did not answer, or not whole, by kind.",
-    ),
+    (UPSTREAM_REQUESTS, Kind::Counter, "Answers of a dataserver, by class of status."),
+    (UPSTREAM_ERRORS, Kind::Counter, "Requests that a dataserver did not answer, or not whole, by kind."),
     (
         RETRIES,
         Kind::Counter,
         "Requests sent to another dataserver because the first could not take them, by reason.",
     ),
-    (
-        CONNECTIONS,
-        Kind::Gauge,
-        "Open connections from users, by protocol.",
-    ),
+    (CONNECTIONS, Kind::Gauge, "Open connections from users, by protocol."),
 ];
 
 const HEARTBEATS: &str = "gateway_heartbeats_total";
@@ -179,9 +143,7 @@ impl Metrics {
             workers: (0..workers).map(|_| Arc::default()).collect(),
             publishing: Mutex::default(),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A heartbeat message came to this end.
@@ -191,9 +153,7 @@ impl Metrics {
 
     /// A heartbeat was taken just now.
     pub fn heartbeat_taken(&self) {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.inner.last_heartbeat_millis.store(millis, Ordering::Relaxed);
     }
@@ -213,23 +173,13 @@ impl Metrics {
     pub fn nsqd(&self, nsqd: &str) -> NsqdLink {
         let connected = Arc::new(AtomicBool::new(false));
         self.nsqds().insert(nsqd.to_owned(), connected.clone());
-        NsqdLink {
-            metrics: self.clone(),
-            nsqd: nsqd.to_owned(),
-            connected,
-        }
+        NsqdLink { metrics: self.clone(), nsqd: nsqd.to_owned(), connected }
     }
 
     /// How many of the known nsqds heartbeats are being read from, and how many are known.
     pub fn nsqds_connected(&self) -> (usize, usize) {
         let nsqds = self.nsqds();
-        (
-            nsqds
-                .values()
-                .filter(|connected| connected.load(Ordering::Relaxed))
-                .count(),
-            nsqds.len(),
-        )
+        (nsqds.values().filter(|connected| connected.load(Ordering::Relaxed)).count(), nsqds.len())
     }
 
     /// The counts that a worker, and no one else, writes to.
@@ -250,10 +200,8 @@ impl Metrics {
         errors: impl Iterator<Item = (&'static str, u64)>,
     ) {
         let dataserver = SharedString::from_shared(Arc::from(dataserver));
-        for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"]
-            .into_iter()
-            .zip(answers)
-            .filter(|(_, n)| **n > 0)
+        for (class, count) in
+            ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(answers).filter(|(_, n)| **n > 0)
         {
             self.inner.count(
                 UPSTREAM_REQUESTS,
@@ -277,11 +225,7 @@ impl Metrics {
         inner.evictions.publish(inner);
         inner.count(JOINS, &[], inner.joins.load(Ordering::Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
-        inner.gauge(
-            LAST_HEARTBEAT,
-            &[],
-            inner.last_heartbeat_millis.load(Ordering::Relaxed) as f64 / 1e3,
-        );
+        inner.gauge(LAST_HEARTBEAT, &[], inner.last_heartbeat_millis.load(Ordering::Relaxed) as f64 / 1e3);
         for (state, count) in scrape.dataservers {
             #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 dataservers")]
             inner.gauge(DATASERVERS, &[("state", (*state).into())], *count as f64);
@@ -306,43 +250,25 @@ impl Metrics {
     fn publish_workers(&self) {
         let inner = &*self.inner;
         for (method, code, count) in worker::sum_requests(&inner.workers) {
-            inner.count(
-                REQUESTS,
-                &[("method", method.into()), ("code", code.to_string().into())],
-                count,
-            );
+            inner.count(REQUESTS, &[("method", method.into()), ("code", code.to_string().into())], count);
         }
         for reason in Retry::ALL {
             let count = inner.workers.iter().map(|worker| worker.retries(reason)).sum();
             inner.count(RETRIES, &[("reason", reason.label().into())], count);
         }
         for protocol in Protocol::ALL {
-            let open: u64 = inner
-                .workers
-                .iter()
-                .map(|worker| worker.connections(protocol))
-                .sum();
+            let open: u64 = inner.workers.iter().map(|worker| worker.connections(protocol)).sum();
             #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 connections")]
             inner.gauge(CONNECTIONS, &[("protocol", protocol.label().into())], open as f64);
         }
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "there are never 2^53 requests under way"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 requests under way")]
         inner.gauge(IN_FLIGHT, &[], self.requests_in_flight() as f64);
         self.publish_durations();
     }
 
     fn publish_durations(&self) {
-        let _publishing = self
-            .inner
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let histogram = self
-            .inner
-            .recorder
-            .register_histogram(&Key::from_static_name(DURATION), &METADATA);
+        let _publishing = self.inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = self.inner.recorder.register_histogram(&Key::from_static_name(DURATION), &METADATA);
         for worker in &self.inner.workers {
             worker.take_durations(|mean, count| histogram.record_many(mean, count));
         }
@@ -355,37 +281,23 @@ impl Metrics {
 
 impl Inner {
     fn count(&self, name: &'static str, labels: &[(&'static str, SharedString)], count: u64) {
-        self.recorder
-            .register_counter(&key(name, labels), &METADATA)
-            .absolute(count);
+        self.recorder.register_counter(&key(name, labels), &METADATA).absolute(count);
     }
 
     fn gauge(&self, name: &'static str, labels: &[(&'static str, SharedString)], value: f64) {
-        self.recorder
-            .register_gauge(&key(name, labels), &METADATA)
-            .set(value);
+        self.recorder.register_gauge(&key(name, labels), &METADATA).set(value);
     }
 }
 
 fn key(name: &'static str, labels: &[(&'static str, SharedString)]) -> Key {
-    let labels: Vec<_> = labels
-        .iter()
-        .map(|(label, value)| Label::new(*label, value.clone()))
-        .collect();
+    let labels: Vec<_> = labels.iter().map(|(label, value)| Label::new(*label, value.clone())).collect();
     Key::from_parts(name, labels)
 }
 
 impl Counts {
     fn new(name: &'static str, label: &'static str, values: &[&'static str]) -> Self {
         let values: HashSet<_> = values.iter().copied().collect();
-        Self {
-            name,
-            label,
-            by_value: values
-                .into_iter()
-                .map(|value| (value, AtomicU64::new(0)))
-                .collect(),
-        }
+        Self { name, label, by_value: values.into_iter().map(|value| (value, AtomicU64::new(0))).collect() }
     }
 
     fn add(&self, value: &'static str) {
@@ -396,11 +308,7 @@ impl Counts {
 
     fn publish(&self, inner: &Inner) {
         for (value, count) in &self.by_value {
-            inner.count(
-                self.name,
-                &[(self.label, (*value).into())],
-                count.load(Ordering::Relaxed),
-            );
+            inner.count(self.name, &[(self.label, (*value).into())], count.load(Ordering::Relaxed));
         }
     }
 }
@@ -426,11 +334,14 @@ impl NsqdLink {
 
 impl Drop for NsqdLink {
     fn drop(&mut self) {
-        self.metrics.nsqds().remove(&self.nsqd);
+        let mut nsqds = self.metrics.nsqds();
+        // A new link to the same nsqd may have taken the place.
+        if !nsqds.get(&self.nsqd).is_some_and(|connected| Arc::ptr_eq(connected, &self.connected)) {
+            return;
+        }
+        nsqds.remove(&self.nsqd);
         // The exporter forgets the series later; until then it must not say "connected".
-        self.metrics
-            .inner
-            .gauge(NSQD_CONNECTED, &[("nsqd", self.nsqd.clone().into())], 0.0);
+        self.metrics.inner.gauge(NSQD_CONNECTED, &[("nsqd", self.nsqd.clone().into())], 0.0);
     }
 }
 
@@ -439,10 +350,7 @@ mod tests {
     use super::*;
 
     fn render(metrics: &Metrics) -> String {
-        metrics.render(&Scrape {
-            dataservers: &[("live", 2)],
-            frozen: false,
-        })
+        metrics.render(&Scrape { dataservers: &[("live", 2)], frozen: false })
     }
 
     #[test]
@@ -469,23 +377,11 @@ mod tests {
             worker.answered(&http::Method::POST, 503, Duration::from_micros(700));
         }
         let text = render(&metrics);
-        assert!(
-            text.contains("gateway_requests_total{method=\"POST\",code=\"503\"} 2"),
-            "{text}"
-        );
+        assert!(text.contains("gateway_requests_total{method=\"POST\",code=\"503\"} 2"), "{text}");
         assert!(text.contains("gateway_requests_in_flight 2"), "{text}");
-        assert!(
-            text.contains("gateway_request_duration_seconds_count 2"),
-            "{text}"
-        );
-        assert!(
-            text.contains("gateway_request_duration_seconds_bucket{le=\"0.0005\"} 0"),
-            "{text}"
-        );
-        assert!(
-            text.contains("gateway_request_duration_seconds_bucket{le=\"0.001\"} 2"),
-            "{text}"
-        );
+        assert!(text.contains("gateway_request_duration_seconds_count 2"), "{text}");
+        assert!(text.contains("gateway_request_duration_seconds_bucket{le=\"0.0005\"} 0"), "{text}");
+        assert!(text.contains("gateway_request_duration_seconds_bucket{le=\"0.001\"} 2"), "{text}");
     }
 
     #[test]

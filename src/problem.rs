@@ -9,10 +9,7 @@ pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response<Bytes>
     let mut response = Response::new(Bytes::from(document.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

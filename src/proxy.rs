@@ -17,6 +17,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -34,6 +35,7 @@ pub use body::Body;
 pub use error::Error;
 pub use headers::Client;
 
+use headers::Via;
 use pool::Pool;
 
 /// What a worker's requests share.
@@ -42,23 +44,25 @@ pub struct Worker {
     registry: RefCell<Reader>,
     rng: RefCell<SmallRng>,
     metrics: Metrics,
-    counts: std::sync::Arc<crate::metrics::Worker>,
+    counts: Arc<crate::metrics::Worker>,
     pool: Pool,
     settings: Settings,
 }
 
 /// What of the config concerns a request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     balance: config::Balance,
     timeouts: config::Timeouts,
     limits: config::Limits,
     workers: usize,
     own: OwnListeners,
+    /// The same on all workers: a request that comes back may reach another one.
+    via: Arc<Via>,
 }
 
 impl Settings {
-    /// Takes what concerns a request; `own` is what must never be dialled.
+    /// Takes what concerns a request, for all workers of a gateway; `own` is what must never be dialled.
     pub fn new(config: &Config, workers: usize, own: OwnListeners) -> Self {
         Self {
             balance: config.gateway.balance,
@@ -66,6 +70,7 @@ impl Settings {
             limits: config.limits.clone(),
             workers,
             own,
+            via: Arc::new(Via::new()),
         }
     }
 }
@@ -107,9 +112,7 @@ pub fn stack(
         // More requests than the gateway may have under way are refused at once; nothing queues.
         .layer_fn(|inner| limit::InFlight::new(inner, worker.clone()))
         // What an intermediary must refuse, remove and add, both ways, before anybody else looks at it.
-        .layer_fn(|inner| {
-            headers::Headers::new(inner, Client::new(client), worker.settings.timeouts.idle_body)
-        })
+        .layer_fn(|inner| headers::Headers::new(inner, Client::new(client), worker.clone()))
         // A dataserver that could not take the request: another one can.
         .layer_fn(|inner| retry::Retry::new(inner, worker.counts.clone()))
         // Chosen anew for each try, at the last moment: nobody waits between the choice and the use.

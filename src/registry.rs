@@ -11,7 +11,7 @@ mod traffic;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -96,9 +96,7 @@ impl Registry {
             changed: Notify::new(),
             departed: Mutex::default(),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// How long a silent dataserver stays live.
@@ -131,13 +129,7 @@ impl Registry {
             Slot::Vacant(slot) => {
                 let id = inner.next_id.fetch_add(1, Ordering::Relaxed);
                 let traffic = inner.take_departed(addr);
-                slot.insert(Arc::new(Entry::new(
-                    id,
-                    addr.clone(),
-                    inner.stamp(now),
-                    sent,
-                    traffic,
-                )));
+                slot.insert(Arc::new(Entry::new(id, addr.clone(), inner.stamp(now), sent, traffic)));
                 inner.changed.notify_one();
                 Recorded::Joined
             }
@@ -150,7 +142,7 @@ impl Registry {
         let oldest_live = inner.oldest_live(now);
         let now_nanos = inner.stamp(now);
         let mut evicted = Vec::new();
-        let mut traffic = Vec::new();
+        inner.departed().retain(|_, (since, _)| now.saturating_duration_since(*since) < TRAFFIC_KEPT);
         inner.entries.retain(|addr, entry| {
             if entry.is_live(oldest_live) {
                 return true;
@@ -161,11 +153,14 @@ impl Registry {
                 known_for: Duration::from_nanos(now_nanos.saturating_sub(entry.joined())),
                 heartbeats: entry.heartbeats(),
             });
-            traffic.push((addr.clone(), entry.traffic().clone()));
+            // While its place in the map is still locked: a heartbeat that comes now finds one or the other.
+            let mut departed = inner.departed();
+            if departed.len() < inner.capacity && !entry.traffic().is_unused() {
+                departed.insert(addr.clone(), (now, entry.traffic().clone()));
+            }
             false
         });
         inner.len.fetch_sub(evicted.len(), Ordering::Relaxed);
-        inner.keep_departed(traffic, now);
         if !evicted.is_empty() {
             inner.changed.notify_one();
         }
@@ -186,12 +181,7 @@ impl Registry {
 
     /// Makes the present set the one that is picked from.
     pub fn publish(&self) {
-        let snapshot: Vec<_> = self
-            .inner
-            .entries
-            .iter()
-            .map(|slot| slot.value().clone())
-            .collect();
+        let snapshot: Vec<_> = self.inner.entries.iter().map(|slot| slot.value().clone()).collect();
         self.inner.snapshot.store(Arc::new(snapshot));
     }
 
@@ -203,20 +193,14 @@ impl Registry {
     /// How many dataservers are live.
     pub fn live(&self, now: Instant) -> usize {
         let oldest_live = self.inner.oldest_live(now);
-        self.inner
-            .entries
-            .iter()
-            .filter(|slot| slot.is_live(oldest_live))
-            .count()
+        self.inner.entries.iter().filter(|slot| slot.is_live(oldest_live)).count()
     }
 
     /// Every live dataserver, sorted by address.
     pub fn list(&self, now: Instant) -> Vec<Dataserver> {
         let oldest_live = self.inner.oldest_live(now);
         let live = self.inner.entries.iter().filter(|slot| slot.is_live(oldest_live));
-        let mut list: Vec<_> = live
-            .map(|slot| slot.view(|stamp| self.inner.instant(stamp)))
-            .collect();
+        let mut list: Vec<_> = live.map(|slot| slot.view(|stamp| self.inner.instant(stamp))).collect();
         list.sort_unstable_by(|a, b| a.addr.cmp(&b.addr));
         list
     }
@@ -224,11 +208,7 @@ impl Registry {
     /// One live dataserver.
     pub fn get(&self, addr: &Addr, now: Instant) -> Option<Dataserver> {
         let oldest_live = self.inner.oldest_live(now);
-        let entry = self
-            .inner
-            .entries
-            .get(addr)
-            .filter(|entry| entry.is_live(oldest_live))?;
+        let entry = self.inner.entries.get(addr).filter(|entry| entry.is_live(oldest_live))?;
         Some(entry.view(|stamp| self.inner.instant(stamp)))
     }
 
@@ -260,26 +240,15 @@ impl Inner {
 
     /// An entry heard before this is not live.
     fn oldest_live(&self, now: Instant) -> u64 {
-        self.stamp(now)
-            .saturating_sub(self.ttl_nanos.load(Ordering::Relaxed))
+        self.stamp(now).saturating_sub(self.ttl_nanos.load(Ordering::Relaxed))
     }
 
     fn take_departed(&self, addr: &Addr) -> Arc<Traffic> {
-        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
-        departed
-            .remove(addr)
-            .map(|(_, traffic)| traffic)
-            .unwrap_or_default()
+        self.departed().remove(addr).map(|(_, traffic)| traffic).unwrap_or_default()
     }
 
-    fn keep_departed(&self, left: Vec<(Addr, Arc<Traffic>)>, now: Instant) {
-        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
-        departed.retain(|_, (since, _)| now.saturating_duration_since(*since) < TRAFFIC_KEPT);
-        for (addr, traffic) in left {
-            if departed.len() < self.capacity && !traffic.is_unused() {
-                departed.insert(addr, (now, traffic));
-            }
-        }
+    fn departed(&self) -> MutexGuard<'_, HashMap<Addr, (Instant, Arc<Traffic>)>> {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

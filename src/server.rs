@@ -10,6 +10,7 @@ mod listen;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,9 @@ use io::Downstream;
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// hyper's own limit of its read buffer, which a larger head must fit into.
+const HYPER_MAX_BUF: usize = 8192 + 4096 * 100;
 
 /// Streams that an HTTP/2 client may have open on one connection at once.
 const MAX_STREAMS: u32 = 250;
@@ -71,21 +75,25 @@ where
     let connections = TaskTracker::new();
     let http = Rc::new(Http::new(settings));
     let mut accept_failed = false;
+    let start = |(stream, client, permit): Accepted| {
+        let service = Adapter(RefCell::new(service_for(client.ip())));
+        let connection = http.clone().connection(stream, service, drain.clone());
+        spawn_local(connections.track_future(async move {
+            connection.await;
+            drop(permit);
+        }));
+    };
+    let mut stopped = pin!(stop.cancelled());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = stopped.as_mut() => break,
             accepted = accept(&listener, &http.settings.connections) => accepted,
         };
         match accepted {
-            Ok((stream, client, permit)) => {
+            Ok(accepted) => {
                 accept_failed = false;
-                let service = Adapter(RefCell::new(service_for(client.ip())));
-                let connection = http.clone().connection(stream, service, drain.clone());
-                spawn_local(connections.track_future(async move {
-                    connection.await;
-                    drop(permit);
-                }));
+                start(accepted);
             }
             Err(error) => {
                 if !accept_failed {
@@ -96,27 +104,38 @@ where
             }
         }
     }
-    // Closed before the drain: a connection that the kernel takes in now would never be answered.
-    drop(listener);
+    // What the kernel has taken in already is served: closing the listener would reset it.
+    accept_queued(listener, &http.settings.connections).into_iter().for_each(start);
     drain.begin();
     connections.close();
     let _ = timeout(http.settings.timeouts.drain, connections.wait()).await;
     connections.len()
 }
 
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
 /// A connection, and a place for it. One that is over the limit waits here, accepted but not read; the
 /// others wait in the kernel's queue.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<Accepted> {
     let (stream, client) = listener.accept().await?;
-    let permit = places
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(std::io::Error::other)?;
+    let permit = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
     Ok((stream, client, permit))
+}
+
+/// What the kernel has taken in and nobody has accepted yet, as far as there are places. Asked of the kernel
+/// itself: tokio knows only what its last look at the listener told. Closes the listener.
+fn accept_queued(listener: TcpListener, places: &Arc<Semaphore>) -> Vec<Accepted> {
+    let mut accepted = Vec::new();
+    let Ok(listener) = listener.into_std() else { return accepted };
+    while let Ok((stream, client)) = listener.accept() {
+        let _ = stream.set_nonblocking(true); // or `from_std` refuses it, and it is closed
+        let (Ok(stream), Ok(permit)) = (TcpStream::from_std(stream), places.clone().try_acquire_owned())
+        else {
+            break;
+        };
+        accepted.push((stream, client, permit));
+    }
+    accepted
 }
 
 /// What the connections of a worker have in common.
@@ -134,7 +153,8 @@ impl Http {
             .timer(TokioTimer::new())
             .header_read_timeout(timeouts.request_head)
             .max_headers(limits.headers)
-            .max_header_size(limits.head_bytes);
+            .max_header_size(limits.head_bytes)
+            .max_buf_size(limits.head_bytes.max(HYPER_MAX_BUF));
         let mut http2 = http2::Builder::new(LocalExecutor);
         http2
             .timer(TokioTimer::new())
@@ -143,11 +163,7 @@ impl Http {
             .keep_alive_timeout(timeouts.request_head)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
-        Self {
-            settings,
-            http1,
-            http2,
-        }
+        Self { settings, http1, http2 }
     }
 
     async fn connection<S>(self: Rc<Self>, stream: TcpStream, service: Adapter<S>, drain: Drain)
@@ -158,31 +174,20 @@ impl Http {
         let timeouts = &self.settings.timeouts;
         let mut stream = Downstream::new(stream, timeouts.idle_body);
         let sniffed = tokio::select! {
+            biased; // what was sent before the drain began is answered
             sniffed = timeout(timeouts.request_head, stream.speaks_http2()) => sniffed,
             () = drain.begun() => return, // nothing was asked yet
         };
         let Ok(Ok(speaks_http2)) = sniffed else { return };
-        let protocol = if speaks_http2 {
-            Protocol::Http2
-        } else {
-            Protocol::Http1
-        };
-        let _open = self
-            .settings
-            .counts
-            .clone()
-            .map(|counts| Open::new(counts, protocol));
+        let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
+        let _open = self.settings.counts.clone().map(|counts| Open::new(counts, protocol));
         let stream = TokioIo::new(stream);
         let ended = if speaks_http2 {
             let connection = self.http2.serve_connection(stream, service);
-            drain
-                .watch(connection, |connection| connection.graceful_shutdown())
-                .await
+            drain.watch(connection, http2::Connection::graceful_shutdown).await
         } else {
             let connection = self.http1.serve_connection(stream, service);
-            drain
-                .watch(connection, |connection| connection.graceful_shutdown())
-                .await
+            drain.watch(connection, http1::Connection::graceful_shutdown).await
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a user's connection ended with an error");

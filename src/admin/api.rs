@@ -68,9 +68,7 @@ impl Dataserver {
     fn new(entry: &registry::Dataserver, now: Instant, wall: SystemTime) -> Self {
         // Entries know only the monotonic clock; people get that moment by the wall clock of now.
         let rfc_3339 = |at: Instant| {
-            let time = wall
-                .checked_sub(now.saturating_duration_since(at))
-                .unwrap_or(SystemTime::UNIX_EPOCH);
+            let time = wall.checked_sub(now.saturating_duration_since(at)).unwrap_or(SystemTime::UNIX_EPOCH);
             humantime::format_rfc3339_millis(time).to_string()
         };
         let age = now.saturating_duration_since(entry.last_heard);
@@ -96,55 +94,29 @@ fn seconds(duration: Duration) -> f64 {
 async fn dataservers(extract::State(state): Shared) -> impl IntoResponse {
     let (now, wall) = (Instant::now(), SystemTime::now());
     let list = state.registry.list(now);
-    let dataservers = list
-        .iter()
-        .map(|entry| Dataserver::new(entry, now, wall))
-        .collect();
-    (
-        no_store(),
-        Json(Dataservers {
-            frozen: FROZEN,
-            dataservers,
-        }),
-    )
+    let dataservers = list.iter().map(|entry| Dataserver::new(entry, now, wall)).collect();
+    (no_store(), Json(Dataservers { frozen: FROZEN, dataservers }))
 }
 
 async fn dataserver(extract::State(state): Shared, Path(addr): Path<String>) -> Response<Body> {
     let now = Instant::now();
-    let entry = addr
-        .parse::<Addr>()
-        .ok()
-        .and_then(|addr| state.registry.get(&addr, now));
+    let entry = addr.parse::<Addr>().ok().and_then(|addr| state.registry.get(&addr, now));
     match entry {
         Some(entry) => (no_store(), Json(Dataserver::new(&entry, now, SystemTime::now()))).into_response(),
-        None => problem(
-            StatusCode::NOT_FOUND,
-            "Unknown dataserver",
-            "no dataserver is live at this address",
-        )
-        .map(Body::from),
+        None => problem(StatusCode::NOT_FOUND, "Unknown dataserver", "no dataserver is live at this address")
+            .map(Body::from),
     }
 }
 
 async fn metrics(extract::State(state): Shared) -> impl IntoResponse {
-    let State {
-        registry, metrics, ..
-    } = &state;
+    let State { registry, metrics, .. } = &state;
     registry.each_traffic(|addr, totals| {
         let errors = Failure::ALL.iter().map(|kind| kind.label()).zip(totals.failures);
         metrics.upstream(addr.as_str(), &totals.answers, errors);
     });
-    let text = metrics.render(&Scrape {
-        dataservers: &[(LIVE, registry.live(Instant::now()))],
-        frozen: FROZEN,
-    });
-    (
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-        )],
-        text,
-    )
+    let text =
+        metrics.render(&Scrape { dataservers: &[(LIVE, registry.live(Instant::now()))], frozen: FROZEN });
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))], text)
 }
 
 /// The process runs: that it answers is the answer.
@@ -162,11 +134,7 @@ async fn readyz(extract::State(state): Shared) -> impl IntoResponse {
         (false, 0) => Some("no live dataserver"),
         (false, _) => None,
     };
-    let status = if reason.is_some() {
-        StatusCode::SERVICE_UNAVAILABLE
-    } else {
-        StatusCode::OK
-    };
+    let status = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let body = serde_json::json!({
         "ready": reason.is_none(),
         "reason": reason,

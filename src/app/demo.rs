@@ -20,46 +20,41 @@ pub async fn demo(mut config: Config, stop: CancellationToken) -> Result<(), Sta
     config.nsq.embedded = Embedded::On;
     config.common.nsqd.clear();
     config.common.nsqlookupd.clear();
-    let first: SocketAddr = config.common.server_addr.parse().map_err(|_| {
-        let addr = &config.common.server_addr;
-        anyhow::anyhow!("common.server_addr: {addr:?} must be an IP address and a port for the demo")
-    })?;
+    let first = &config.common.server_addr;
     let mut dataservers = Vec::new();
     for n in 0..DATASERVERS {
-        let mut addr = first;
-        if first.port() != 0 {
-            addr.set_port(first.port().saturating_add(n));
-        }
-        let dataserver = Dataserver::bind(addr, &config.name).await;
-        dataservers.push(dataserver.map_err(|source| StartError::Listen {
+        let port = if first.port() == 0 { 0 } else { first.port().saturating_add(n) };
+        let addr = first.with_port(port);
+        let dataserver = Dataserver::bind(&addr, &config.name).await.map_err(|source| StartError::Listen {
             key: "common.server_addr",
-            addr,
+            addr: addr.to_string(),
             source,
-        })?);
+        });
+        dataservers.push(dataserver?);
     }
     let app = App::bind(config.clone()).await?;
     if let Some(nsq) = app.embedded_nsq() {
         config.nsq.embedded_listen.tcp = nsq.tcp;
-        println!("{}", what_to_try(app.listen(), &dataservers, &nsq.http));
+        println!("{}", what_to_try(app.listen(), &dataservers, &nsq.http, &config.common.server_topic));
     }
     let mut running = tokio::task::JoinSet::new();
+    let stop_dataservers = CancellationToken::new();
     for dataserver in dataservers {
-        let (config, stop) = (config.clone(), stop.clone());
+        let (config, stop) = (config.clone(), stop_dataservers.clone());
         running.spawn(async move { dataserver::run(dataserver, &config, stop).await });
     }
     let result = app.run(stop).await;
+    // Not before: the gateway may still have had requests for them.
+    stop_dataservers.cancel();
     while let Some(ended) = running.join_next().await {
         ended.map_err(anyhow::Error::new)??;
     }
     result
 }
 
-fn what_to_try(listen: SocketAddr, dataservers: &[Dataserver], nsq_http: &SocketAddr) -> String {
+fn what_to_try(listen: SocketAddr, dataservers: &[Dataserver], nsq_http: &SocketAddr, topic: &str) -> String {
     let port = listen.port();
-    let addrs: Vec<_> = dataservers
-        .iter()
-        .map(|dataserver| dataserver.addr().to_string())
-        .collect();
+    let addrs: Vec<_> = dataservers.iter().map(|dataserver| dataserver.addr().to_string()).collect();
     format!(
         "The gateway listens on {listen}; dataservers on {}. In another terminal:
 
@@ -69,7 +64,7 @@ fn what_to_try(listen: SocketAddr, dataservers: &[Dataserver], nsq_http: &Socket
   curl -d hello localhost:{port}/echo    # a body there and back
 
   # Announce a dataserver by hand; without more heartbeats it is gone after 10 seconds:
-  curl -d 127.0.0.1:10009 'http://{nsq_http}/pub?topic=data_server_addr'
+  curl -d 127.0.0.1:10009 'http://{nsq_http}/pub?topic={topic}'
 
 Ctrl-C ends it.",
         addrs.join(", ")

@@ -2,34 +2,37 @@
 
 use std::future::Future;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Control tasks, stopped in two steps: those that use a service before the service.
+/// Control tasks, stopped in two steps: first those that use what the others offer.
 #[derive(Default)]
 pub(super) struct Tasks {
-    early: CancellationToken,
-    late: CancellationToken,
-    tasks: JoinSet<&'static str>,
+    early: Group,
+    late: Group,
+}
+
+#[derive(Default)]
+struct Group {
+    stop: CancellationToken,
+    running: JoinSet<&'static str>,
 }
 
 impl Tasks {
-    /// What a task listens to that is stopped first.
-    pub(super) fn stop_early(&self) -> CancellationToken {
-        self.early.clone()
+    /// A task that is stopped first. It gets what tells it to end, and ends by itself.
+    pub(super) fn spawn_early<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.early.spawn(name, task);
     }
 
-    /// What a task listens to that others use until they are stopped.
-    pub(super) fn stop_late(&self) -> CancellationToken {
-        self.late.clone()
-    }
-
-    /// A task that ends by itself when it is told to stop.
-    pub(super) fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
-            task.await;
-            name
-        });
+    /// A task that others use. It gets what tells it to end, and ends by itself.
+    pub(super) fn spawn_late<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.late.spawn(name, task);
     }
 
     /// A task that never ends by itself, and may be dropped at any point.
@@ -38,27 +41,42 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        let stop = self.late.clone();
-        self.spawn(name, async move {
+        self.late.spawn(name, |stop| async move {
             stop.run_until_cancelled(task).await;
         });
     }
 
     /// Resolves with the name of a task that ended though nobody stopped it.
     pub(super) async fn one_failed(&mut self) -> String {
-        match self.tasks.join_next().await {
-            Some(Ok(name)) => name.to_owned(),
-            Some(Err(error)) => format!("a control task ({error})"),
-            None => std::future::pending().await,
-        }
+        let ended: Result<&str, JoinError> = tokio::select! {
+            Some(ended) = self.early.running.join_next() => ended,
+            Some(ended) = self.late.running.join_next() => ended,
+            else => std::future::pending().await,
+        };
+        ended.map_or_else(|error| format!("a control task ({error})"), str::to_owned)
     }
 
     /// Stops them, in order.
-    pub(super) async fn stop(mut self) {
-        self.early.cancel();
-        // The NSQ links have to end while the runtime still runs: tokio-nsq panics when it is dropped with it.
-        tokio::task::yield_now().await;
-        self.late.cancel();
-        while self.tasks.join_next().await.is_some() {}
+    pub(super) async fn stop(self) {
+        self.early.stop().await;
+        self.late.stop().await;
+    }
+}
+
+impl Group {
+    fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = task(self.stop.clone());
+        self.running.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        while self.running.join_next().await.is_some() {}
     }
 }

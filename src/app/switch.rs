@@ -31,11 +31,7 @@ pub(super) struct AdminOnly {
 
 impl AdminOnly {
     pub(super) fn new(admin: Admin, client: IpAddr, control: Handle) -> Self {
-        Self {
-            admin,
-            client,
-            control,
-        }
+        Self { admin, client, control }
     }
 }
 
@@ -49,13 +45,8 @@ impl Service<Request<Incoming>> for AdminOnly {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> AdminFuture {
-        let answer = self
-            .admin
-            .clone()
-            .answer(self.client, request.map(axum::body::Body::new));
-        AdminFuture {
-            answer: AbortOnDropHandle::new(self.control.spawn(answer)),
-        }
+        let answer = self.admin.clone().answer(self.client, request.map(axum::body::Body::new));
+        AdminFuture { answer: AbortOnDropHandle::new(self.control.spawn(answer)) }
     }
 }
 
@@ -109,13 +100,9 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         if Admin::serves(request.uri().path()) {
-            SwitchFuture::Admin {
-                answer: self.admin.call(request),
-            }
+            SwitchFuture::Admin { answer: self.admin.call(request) }
         } else {
-            SwitchFuture::Proxy {
-                answer: self.proxy.call(request),
-            }
+            SwitchFuture::Proxy { answer: self.proxy.call(request) }
         }
     }
 }

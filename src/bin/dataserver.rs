@@ -1,6 +1,7 @@
 //! `dataserver`: the sample dataserver, and the announcer for a service that exists already.
 
-use std::net::SocketAddr;
+#![allow(clippy::doc_markdown, reason = "the comments on arguments are what --help prints")]
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use nsq_gateway::addr::Addr;
 use nsq_gateway::cli;
-use nsq_gateway::config::{Config, DEFAULT_PATH};
+use nsq_gateway::config::{Config, DEFAULT_PATH, ServerAddr};
 use nsq_gateway::dataserver::{self, Announcer, Dataserver, Probe};
 use nsq_gateway::telemetry::LogFormat;
 
@@ -21,7 +22,7 @@ struct Args {
     config: Option<PathBuf>,
     /// Where to listen and what to announce, instead of common.server_addr
     #[arg(long, value_name = "HOST:PORT")]
-    addr: Option<SocketAddr>,
+    addr: Option<ServerAddr>,
     /// How log lines look; they go to stderr, filtered by RUST_LOG
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -54,28 +55,20 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match args.command {
-        Some(Command::Announce {
-            addr,
-            probe,
-            config,
-            log_format,
-        }) => with_config(config.as_deref(), |config| {
-            cli::run(log_format, |stop| async move {
-                let announcer = Announcer::new(addr, probe, &config)?;
-                stop.run_until_cancelled(announcer.run()).await;
-                anyhow::Ok(())
+        Some(Command::Announce { addr, probe, config, log_format }) => {
+            with_config(config.as_deref(), |config| {
+                cli::run(log_format, |stop| async move {
+                    let announcer = Announcer::new(addr, probe, &config)?;
+                    stop.run_until_cancelled(announcer.run()).await;
+                    anyhow::Ok(())
+                })
             })
-        }),
+        }
         None => with_config(args.config.as_deref(), |config| {
             cli::run(args.log_format, |stop| async move {
-                let (addr, from) = match args.addr {
-                    Some(addr) => (addr, "--addr"),
-                    None => (
-                        config.common.server_addr.parse().context("common.server_addr")?,
-                        "common.server_addr",
-                    ),
-                };
-                let bound = Dataserver::bind(addr, &config.name).await;
+                let from = if args.addr.is_some() { "--addr" } else { "common.server_addr" };
+                let addr = args.addr.unwrap_or_else(|| config.common.server_addr.clone());
+                let bound = Dataserver::bind(&addr, &config.name).await;
                 let dataserver =
                     bound.with_context(|| format!("cannot listen on {addr}; {from} moves it"))?;
                 dataserver::run(dataserver, &config, stop).await

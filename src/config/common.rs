@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
+use crate::addr::{Addr, AddrError};
 
 /// What the Go system's config file holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +21,7 @@ pub struct Common {
     /// The topic of the heartbeats. Default `data_server_addr`.
     pub server_topic: String,
     /// Where the sample dataserver listens, and what it announces. Default `127.0.0.1:10001`.
-    pub server_addr: String,
+    pub server_addr: ServerAddr,
 }
 
 impl Common {
@@ -28,16 +29,10 @@ impl Common {
         let seconds = section.within("heart_beat_time", 5, 1, 3600);
         let common = Self {
             heart_beat_time: Duration::from_secs(seconds as u64),
-            nsqlookupd: section
-                .sections("nsqlookupd", read_nsqlookupd)
-                .into_iter()
-                .flatten()
-                .collect(),
+            nsqlookupd: section.sections("nsqlookupd", read_nsqlookupd).into_iter().flatten().collect(),
             nsqd: section.list("nsqd").unwrap_or_default(),
             server_topic: read_topic(&mut section),
-            server_addr: section
-                .value::<Endpoint>("server_addr", Endpoint::new("127.0.0.1", 10001))
-                .to_string(),
+            server_addr: read_server_addr(&mut section),
         };
         // The Go system never read nsqadmin either; files that have it stay good.
         let mut nsqadmin = section.section("nsqadmin");
@@ -61,7 +56,8 @@ fn read_nsqlookupd(mut section: Reader<'_>) -> Option<Endpoint> {
             None
         }
         Some(host) => {
-            let endpoint = format!("{host}:{port}").parse().ok();
+            let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let endpoint = format!("{bracketed}:{port}").parse().ok();
             if endpoint.is_none() {
                 section.fault("addr", format!("{host:?} is not an IP address or a host name"));
             }
@@ -78,11 +74,55 @@ fn read_topic(section: &mut Reader<'_>) -> String {
     if super::nsq::is_valid_name(&topic) {
         return topic;
     }
-    section.fault(
-        "server_topic",
-        format!("{topic:?} is not a topic name ({})", super::nsq::NAME_RULE),
-    );
+    section.fault("server_topic", format!("{topic:?} is not a topic name ({})", super::nsq::NAME_RULE));
     DEFAULT.to_owned()
+}
+
+fn read_server_addr(section: &mut Reader<'_>) -> ServerAddr {
+    let default = ServerAddr { host: "127.0.0.1".to_owned(), port: 10001 };
+    let Some(text) = section.optional::<String>("server_addr") else { return default };
+    text.parse().unwrap_or_else(|error| {
+        section.fault("server_addr", format!("{text:?} {error}"));
+        default
+    })
+}
+
+/// Where a dataserver listens, and what it announces: an address that gateways can reach it at, though its
+/// port may be 0 for one that the system picks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAddr {
+    host: String,
+    port: u16,
+}
+
+impl ServerAddr {
+    /// The port that is asked for; 0 for any.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same host with another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
+    }
+}
+
+impl FromStr for ServerAddr {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let any_port = text.strip_suffix(":0");
+        let addr: Addr = any_port.map_or(text.to_owned(), |host| format!("{host}:1")).parse()?;
+        let (host, _) = addr.as_str().rsplit_once(':').ok_or(AddrError::Port)?;
+        Ok(Self { host: host.to_owned(), port: if any_port.is_some() { 0 } else { addr.port() } })
+    }
+}
+
+impl fmt::Display for ServerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// A TCP endpoint that is connected to: a host name or an IP address, and a port.
@@ -94,10 +134,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     fn new(host: &str, port: u16) -> Self {
-        Self {
-            host: host.to_owned(),
-            port,
-        }
+        Self { host: host.to_owned(), port }
     }
 }
 
@@ -111,17 +148,12 @@ impl FromStr for Endpoint {
             Some(ipv6) => ipv6.parse::<std::net::Ipv6Addr>().is_ok(),
             None => {
                 (1..=253).contains(&host.len())
-                    && host
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+                    && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
             }
         };
-        let port = port.parse().map_err(drop)?;
-        if host_is_fine {
-            Ok(Self::new(host, port))
-        } else {
-            Err(())
-        }
+        let port_is_fine = port.bytes().all(|b| b.is_ascii_digit()); // `parse` takes a leading plus sign
+        let port = port.parse().ok().filter(|&port| port != 0 && port_is_fine).ok_or(())?;
+        if host_is_fine { Ok(Self::new(host, port)) } else { Err(()) }
     }
 }
 

@@ -13,10 +13,7 @@ pub struct Fault {
 
 impl Fault {
     pub(super) fn new(path: impl Into<String>, message: String) -> Self {
-        Self {
-            path: path.into(),
-            message,
-        }
+        Self { path: path.into(), message }
     }
 }
 
@@ -39,11 +36,7 @@ impl Faults {
     }
 
     pub(super) fn none_or(faults: Vec<Fault>) -> Result<(), Self> {
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(Self(faults))
-        }
+        if faults.is_empty() { Ok(()) } else { Err(Self(faults)) }
     }
 
     /// Each of them, in the order of the file's sections.

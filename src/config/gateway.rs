@@ -29,9 +29,7 @@ impl Gateway {
             workers: section.within("workers", 0, 0, 1024),
             balance: section.value("balance", Balance::Random),
             admin_listen: section.optional("admin_listen"),
-            admin_allow: section
-                .list("admin_allow")
-                .map_or_else(AdminAllow::default, AdminAllow),
+            admin_allow: section.list("admin_allow").map_or_else(AdminAllow::default, AdminAllow),
         };
         section.finish();
         gateway
@@ -103,11 +101,9 @@ impl FromYaml for Network {
         match value.as_str()? {
             "loopback" => Some(Self::Loopback),
             "private" => Some(Self::Private),
-            text => text
-                .parse()
-                .ok()
-                .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-                .map(Self::Cidr),
+            text => {
+                text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(Self::Cidr)
+            }
         }
     }
 }

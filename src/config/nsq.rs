@@ -34,10 +34,7 @@ impl Nsq {
         let millis = Duration::from_millis;
         let channel = section.optional::<String>("channel");
         if let Some(channel) = channel.as_deref().filter(|channel| !is_valid_name(channel)) {
-            section.fault(
-                "channel",
-                format!("{channel:?} is not a channel name ({NAME_RULE})"),
-            );
+            section.fault("channel", format!("{channel:?} is not a channel name ({NAME_RULE})"));
         }
         let nsq = Self {
             channel,
@@ -109,7 +106,5 @@ pub(super) fn is_valid_name(name: &str) -> bool {
     let stem = name.strip_suffix("#ephemeral").unwrap_or(name);
     name.len() <= 64
         && !stem.is_empty()
-        && stem
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && stem.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }

@@ -37,10 +37,7 @@ impl<'a> Reader<'a> {
             Value::Mapping(keys) => keys,
             Value::Null => Mapping::new(),
             other => {
-                faults.push(Fault::new(
-                    path.clone(),
-                    format!("{} is not a mapping", show(&other)),
-                ));
+                faults.push(Fault::new(path.clone(), format!("{} is not a mapping", show(&other))));
                 Mapping::new()
             }
         };
@@ -98,10 +95,7 @@ impl<'a> Reader<'a> {
         for (n, value) in values.iter().enumerate() {
             match T::from_yaml(value) {
                 Some(value) => parsed.push(value),
-                None => self.fault(
-                    &format!("{key}[{n}]"),
-                    format!("{} is not {}", show(value), T::EXPECTED),
-                ),
+                None => self.fault(&format!("{key}[{n}]"), format!("{} is not {}", show(value), T::EXPECTED)),
             }
         }
         Some(parsed)
@@ -131,13 +125,8 @@ impl<'a> Reader<'a> {
     pub(super) fn finish(self) {
         for key in self.keys.keys() {
             let key = key.as_str().map_or_else(|| show(key), str::to_owned);
-            let path = if self.path.is_empty() {
-                key
-            } else {
-                format!("{}.{key}", self.path)
-            };
-            self.faults
-                .push(Fault::new(path, "is not a known key".to_owned()));
+            let path = if self.path.is_empty() { key } else { format!("{}.{key}", self.path) };
+            self.faults.push(Fault::new(path, "is not a known key".to_owned()));
         }
     }
 
@@ -146,11 +135,7 @@ impl<'a> Reader<'a> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 }
 
@@ -162,11 +147,7 @@ fn show(value: &Value) -> String {
         Value::Sequence(_) => "a list".to_owned(),
         other => serde_yaml::to_string(other).unwrap_or_default().trim().to_owned(),
     };
-    if text.chars().count() > 80 {
-        text.chars().take(79).chain(['…']).collect()
-    } else {
-        text
-    }
+    if text.chars().count() > 80 { text.chars().take(79).chain(['…']).collect() } else { text }
 }
 
 /// How a value is written in a config file.

@@ -47,34 +47,36 @@ fn the_seeds_file_loads_and_means_what_it_meant() {
     let config: Config = SEED.parse().unwrap();
     assert_eq!(config.common.heart_beat_time.as_secs(), 5);
     assert_eq!(
-        config
-            .common
-            .nsqlookupd
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>(),
+        config.common.nsqlookupd.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["10.8.0.4:4161"]
     );
     assert_eq!(config.common.nsqd.len(), 4);
     assert_eq!(config.common.nsqd[3].to_string(), "10.8.0.7:4150");
     assert_eq!(config.common.server_topic, "data_server_addr");
-    assert_eq!(config.common.server_addr, "127.0.0.1:10001");
+    assert_eq!(config.common.server_addr.to_string(), "127.0.0.1:10001");
     assert!(!config.runs_embedded_nsq());
 }
 
 #[test]
 fn nsqlookupd_is_one_or_a_list() {
-    let config: Config = "common: {nsqlookupd: [{addr: a}, {addr: b, http_port: '5161'}]}"
-        .parse()
-        .unwrap();
+    let config: Config = "common: {nsqlookupd: [{addr: a}, {addr: b, http_port: '5161'}]}".parse().unwrap();
     assert_eq!(
-        config
-            .common
-            .nsqlookupd
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>(),
+        config.common.nsqlookupd.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["a:4161", "b:5161"]
+    );
+}
+
+#[test]
+fn a_dataservers_address_is_one_that_can_be_announced() {
+    for (text, shown) in
+        [("db1:10001", "db1:10001"), ("127.0.0.1:0", "127.0.0.1:0"), ("'[::1]:7'", "[::1]:7")]
+    {
+        let config: Config = format!("common: {{server_addr: {text}}}").parse().unwrap();
+        assert_eq!(config.common.server_addr.to_string(), shown);
+    }
+    assert_eq!(
+        faults("common: {server_addr: '0.0.0.0:10001'}"),
+        ["common.server_addr: \"0.0.0.0:10001\" is unspecified, multicast, broadcast or link-local"]
     );
 }
 

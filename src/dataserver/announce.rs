@@ -40,10 +40,7 @@ impl std::str::FromStr for Probe {
         }
         let host = uri.host().ok_or("has no host")?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Self {
-            endpoint: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
-            path: path.to_owned(),
-        })
+        Ok(Self { endpoint: format!("{host}:{}", uri.port_u16().unwrap_or(80)), path: path.to_owned() })
     }
 }
 
@@ -64,12 +61,7 @@ impl Announcer {
     pub fn new(addr: Addr, probe: Option<Probe>, config: &Config) -> anyhow::Result<Self> {
         let publisher = Publisher::new(config, Nsqds::of(config))?;
         let interval = config.common.heart_beat_time;
-        Ok(Self {
-            heartbeat: Heartbeat { addr },
-            probe,
-            publisher,
-            interval,
-        })
+        Ok(Self { heartbeat: Heartbeat { addr }, probe, publisher, interval })
     }
 
     /// Announces for as long as it is polled.
@@ -132,10 +124,7 @@ mod tests {
     #[test]
     fn a_probe_is_an_http_url() {
         let probe: Probe = "http://127.0.0.1:2379/health?x=1".parse().unwrap();
-        assert_eq!(
-            (probe.endpoint.as_str(), probe.path.as_str()),
-            ("127.0.0.1:2379", "/health?x=1")
-        );
+        assert_eq!((probe.endpoint.as_str(), probe.path.as_str()), ("127.0.0.1:2379", "/health?x=1"));
         let probe: Probe = "http://db".parse().unwrap();
         assert_eq!((probe.endpoint.as_str(), probe.path.as_str()), ("db:80", "/"));
         for url in ["", "db:80", "https://db/", "/health"] {

@@ -1,6 +1,5 @@
 //! What the sample dataserver answers: enough to see who answered, what reached it, and how bodies fare.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,6 +8,8 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{any, get};
 use http::{HeaderMap, Method, StatusCode, Uri};
+
+use crate::addr::Addr;
 
 /// Longest `/bytes/{n}`.
 const MAX_BYTES: u64 = 1 << 30;
@@ -20,11 +21,11 @@ const CHUNK: &[u8] = &[b'x'; 64 * 1024];
 
 #[derive(Clone)]
 struct Me {
-    addr: SocketAddr,
+    addr: Addr,
     name: String,
 }
 
-pub(super) fn router(addr: SocketAddr, name: String) -> Router {
+pub(super) fn router(addr: Addr, name: String) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/echo", any(echo))
@@ -38,15 +39,12 @@ pub(super) fn router(addr: SocketAddr, name: String) -> Router {
 async fn who(State(me): State<Me>, method: Method, uri: Uri, headers: HeaderMap) -> impl IntoResponse {
     let mut fields = serde_json::Map::new();
     for name in headers.keys() {
-        let values: Vec<_> = headers
-            .get_all(name)
-            .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
-            .collect();
+        let values: Vec<_> =
+            headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         fields.insert(name.to_string(), values.join(", ").into());
     }
     Json(serde_json::json!({
-        "dataserver": me.addr.to_string(),
+        "dataserver": me.addr.as_str(),
         "name": me.name,
         "method": method.as_str(),
         "path": uri.to_string(),
@@ -58,9 +56,7 @@ async fn who(State(me): State<Me>, method: Method, uri: Uri, headers: HeaderMap)
 async fn echo(headers: HeaderMap, body: Body) -> impl IntoResponse {
     let mut answer = body.into_response();
     if let Some(kind) = headers.get(http::header::CONTENT_TYPE) {
-        answer
-            .headers_mut()
-            .insert(http::header::CONTENT_TYPE, kind.clone());
+        answer.headers_mut().insert(http::header::CONTENT_TYPE, kind.clone());
     }
     answer
 }
@@ -74,10 +70,7 @@ async fn bytes(Path(n): Path<u64>) -> impl IntoResponse {
     let chunks = std::iter::from_fn(move || {
         let len = usize::try_from(rest).unwrap_or(usize::MAX).min(CHUNK.len());
         rest -= len as u64;
-        CHUNK
-            .get(..len)
-            .filter(|chunk| !chunk.is_empty())
-            .map(Bytes::from_static)
+        CHUNK.get(..len).filter(|chunk| !chunk.is_empty()).map(Bytes::from_static)
     });
     let length = [(http::header::CONTENT_LENGTH, n.to_string())];
     (length, Body::new(Chunks(chunks))).into_response()

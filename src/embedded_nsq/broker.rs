@@ -76,9 +76,7 @@ impl Broker {
             next_client: AtomicU64::new(1),
             clock: Notify::new(),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Self { shared: Arc::new(shared) }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -140,14 +138,7 @@ impl Broker {
         let next = target.next_deadline();
         self.wake_by_some(&mut state, next);
         drop(state);
-        Ok(Subscription::new(
-            self.clone(),
-            topic,
-            channel,
-            info.id,
-            wake,
-            signal,
-        ))
+        Ok(Subscription::new(self.clone(), topic, channel, info.id, wake, signal))
     }
 
     /// Ends a subscription; an ephemeral channel goes with its last consumer.
@@ -216,12 +207,7 @@ impl Broker {
     /// Forgets what waits in the topic itself.
     pub(super) fn empty_topic(&self, topic: &str) -> Result<(), NotFound> {
         let mut state = self.lock();
-        state
-            .topics
-            .get_mut(topic)
-            .ok_or(NotFound::Topic)?
-            .backlog
-            .clear();
+        state.topics.get_mut(topic).ok_or(NotFound::Topic)?.backlog.clear();
         Ok(())
     }
 
@@ -252,10 +238,7 @@ impl Broker {
             .filter_map(|(_, topic)| topic.stats(channel, clients))
             .collect();
         let producers = clients.then(|| state.producer_stats(topic));
-        Stats {
-            topics,
-            producers: producers.filter(|list| !list.is_empty()),
-        }
+        Stats { topics, producers: producers.filter(|list| !list.is_empty()) }
     }
 
     /// Brings timed-out and deferred messages back in time, for ever.
@@ -279,11 +262,7 @@ impl Broker {
     fn expire(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
         let mut next: Option<Instant> = None;
-        for channel in state
-            .topics
-            .values_mut()
-            .flat_map(|topic| topic.channels.values_mut())
-        {
+        for channel in state.topics.values_mut().flat_map(|topic| topic.channels.values_mut()) {
             channel.expire(now);
             next = next.into_iter().chain(channel.next_deadline()).min();
         }

@@ -19,18 +19,12 @@ pub(super) struct Charge {
 
 impl Budget {
     pub(super) fn new(limit_bytes: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit_bytes,
-            used_bytes: AtomicUsize::new(0),
-        })
+        Arc::new(Self { limit_bytes, used_bytes: AtomicUsize::new(0) })
     }
 
     /// Takes a share, or nothing at all where it does not fit.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        self.reserve(bytes).then(|| Charge {
-            budget: Arc::clone(self),
-            bytes,
-        })
+        self.reserve(bytes).then(|| Charge { budget: Arc::clone(self), bytes })
     }
 
     pub(super) fn limit_bytes(&self) -> usize {
@@ -58,9 +52,7 @@ impl Charge {
             return false;
         }
         if bytes < self.bytes {
-            self.budget
-                .used_bytes
-                .fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.budget.used_bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         }
         self.bytes = bytes;
         true

@@ -143,15 +143,7 @@ impl Channel {
             consumer.messages += 1;
             let id = delivery.id();
             batch.push(delivery.clone());
-            self.in_flight.insert(
-                id,
-                InFlight {
-                    delivery,
-                    client,
-                    delivered_at: now,
-                    deadline,
-                },
-            );
+            self.in_flight.insert(id, InFlight { delivery, client, delivered_at: now, deadline });
             self.deadlines.insert((deadline, id));
         }
 
@@ -192,10 +184,7 @@ impl Channel {
     /// may take.
     pub(super) fn touch(&mut self, client: ClientId, id: MessageId, now: Instant) -> Result<(), NotInFlight> {
         let mut entry = self.remove_in_flight(client, id)?;
-        let timeout = self
-            .consumers
-            .get(&client)
-            .map_or(Duration::ZERO, |c| c.msg_timeout);
+        let timeout = self.consumers.get(&client).map_or(Duration::ZERO, |c| c.msg_timeout);
         entry.deadline = (now + timeout).min(entry.delivered_at + self.max_msg_timeout);
         self.deadlines.insert((entry.deadline, id));
         self.in_flight.insert(id, entry);

@@ -159,10 +159,7 @@ impl Connection {
             let hungry = self.take_messages();
             let now = Instant::now();
             self.vitals.saw_output(false, !self.output.is_empty(), now);
-            if self
-                .vitals
-                .set_interval(self.session.settings.heartbeat_interval, now)
-            {
+            if self.vitals.set_interval(self.session.settings.heartbeat_interval, now) {
                 timer.as_mut().reset(self.vitals.next_check(now));
             }
             let may_read = self.output.len() < read_below;
@@ -217,8 +214,7 @@ impl Connection {
             self.input.advance(bytes);
             executed = true;
         }
-        self.vitals
-            .saw_input(executed, !self.input.is_empty(), Instant::now());
+        self.vitals.saw_input(executed, !self.input.is_empty(), Instant::now());
         Ok(())
     }
 
@@ -247,8 +243,7 @@ impl Connection {
         if self.input.capacity() < READ_BYTES {
             self.input.reserve(READ_BYTES);
         }
-        self.input_charge
-            .resize(self.input.capacity().saturating_sub(KEPT_BUFFER_BYTES))
+        self.input_charge.resize(self.input.capacity().saturating_sub(KEPT_BUFFER_BYTES))
     }
 
     fn wrote(&mut self, bytes: usize) {
@@ -256,8 +251,7 @@ impl Connection {
         if self.output.is_empty() && self.output.capacity() > KEPT_BUFFER_BYTES {
             self.output = BytesMut::new();
         }
-        self.vitals
-            .saw_output(bytes > 0, !self.output.is_empty(), Instant::now());
+        self.vitals.saw_output(bytes > 0, !self.output.is_empty(), Instant::now());
     }
 }
 

@@ -69,11 +69,7 @@ impl Context {
     /// The address where this client can reach the TCP protocol.
     pub(super) fn broadcast_address(&self) -> IpAddr {
         let listened = self.node.addresses.tcp.ip().to_canonical();
-        if listened.is_unspecified() {
-            self.local_ip
-        } else {
-            listened
-        }
+        if listened.is_unspecified() { self.local_ip } else { listened }
     }
 
     pub(super) fn tcp_port(&self) -> u16 {
@@ -94,10 +90,7 @@ pub(super) async fn serve(
 ) {
     let Ok(local) = stream.local_addr() else { return };
     let head_timeout = node.broker.limits().http_timeout;
-    let context = Context {
-        node,
-        local_ip: local.ip().to_canonical(),
-    };
+    let context = Context { node, local_ip: local.ip().to_canonical() };
     let service = TowerToHyperService::new(routes.with_state(context));
     // Not `axum::serve`: it installs no timer, and a head that never ends would be waited for.
     let connection = http1::Builder::new()
@@ -191,18 +184,10 @@ struct StatsAnswer {
 async fn stats(State(context): State<Context>, params: Params) -> Result<Response, Fault> {
     let wanted = |key| params.get(key).filter(|value| !value.is_empty());
     let clients = !matches!(params.get("include_clients"), Some("false" | "0"));
-    let stats = context
-        .node
-        .broker
-        .stats(wanted("topic"), wanted("channel"), clients);
+    let stats = context.node.broker.stats(wanted("topic"), wanted("channel"), clients);
     let start_time = context.node.start_time;
     if params.get("format") == Some("json") {
-        return ok_json(&StatsAnswer {
-            version: VERSION,
-            health: "OK",
-            start_time,
-            stats,
-        });
+        return ok_json(&StatsAnswer { version: VERSION, health: "OK", start_time, stats });
     }
     let uptime_s = context.node.started.elapsed().as_secs();
     Ok(ok(format!(
@@ -249,16 +234,8 @@ async fn publish_many(
     let topic = params.topic(Fault::INVALID_TOPIC)?;
     let body = read_body(broker, &headers, body, limits.body_bytes, Fault::BODY_TOO_BIG).await?;
     let binary = !matches!(params.get("binary"), None | Some("false" | "0"));
-    let messages = if binary {
-        split_batch(&body, limits)?
-    } else {
-        split_lines(&body, limits)?
-    };
-    broker.publish(
-        topic,
-        messages.into_iter().map(Bytes::copy_from_slice),
-        Duration::ZERO,
-    )?;
+    let messages = if binary { split_batch(&body, limits)? } else { split_lines(&body, limits)? };
+    broker.publish(topic, messages.into_iter().map(Bytes::copy_from_slice), Duration::ZERO)?;
     Ok(ok("OK"))
 }
 
@@ -270,20 +247,14 @@ fn split_lines<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<&'a [u8]>, Fau
     if messages.len() > limits.batch_messages {
         return Err(Fault::BODY_TOO_BIG);
     }
-    if messages
-        .iter()
-        .any(|message| message.len() > limits.message_bytes)
-    {
+    if messages.iter().any(|message| message.len() > limits.message_bytes) {
         return Err(Fault::MSG_TOO_BIG);
     }
     Ok(messages)
 }
 
 pub(super) async fn create_topic(State(context): State<Context>, params: Params) -> Result<Response, Fault> {
-    context
-        .node
-        .broker
-        .create_topic(params.topic(Fault::INVALID_TOPIC)?)?;
+    context.node.broker.create_topic(params.topic(Fault::INVALID_TOPIC)?)?;
     Ok(ok_empty())
 }
 
@@ -310,19 +281,13 @@ pub(super) async fn create_channel(
 
 async fn delete_channel(State(context): State<Context>, params: Params) -> Result<Response, Fault> {
     let (topic, channel) = params.topic_and_channel()?;
-    context
-        .node
-        .broker
-        .delete_channel(topic.as_str(), channel.as_str())?;
+    context.node.broker.delete_channel(topic.as_str(), channel.as_str())?;
     Ok(ok_empty())
 }
 
 async fn empty_channel(State(context): State<Context>, params: Params) -> Result<Response, Fault> {
     let (topic, channel) = params.topic_and_channel()?;
-    context
-        .node
-        .broker
-        .empty_channel(topic.as_str(), channel.as_str())?;
+    context.node.broker.empty_channel(topic.as_str(), channel.as_str())?;
     Ok(ok_empty())
 }
 
@@ -334,16 +299,12 @@ async fn read_body(
     limit: usize,
     too_big: Fault,
 ) -> Result<Bytes, Fault> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: u64| bytes > limit as u64) {
         return Err(too_big);
     }
     let read = collect(broker, body, limit, too_big);
-    timeout(broker.limits().http_timeout, read)
-        .await
-        .map_err(|_| Fault::REQUEST_TIMEOUT)?
+    timeout(broker.limits().http_timeout, read).await.map_err(|_| Fault::REQUEST_TIMEOUT)?
 }
 
 async fn collect(broker: &Broker, mut body: Body, limit: usize, too_big: Fault) -> Result<Bytes, Fault> {

@@ -135,11 +135,7 @@ impl Settings {
             }
         }
 
-        if request.feature_negotiation.unwrap_or(false) {
-            self.response(limits)
-        } else {
-            Ok(b"OK".to_vec())
-        }
+        if request.feature_negotiation.unwrap_or(false) { self.response(limits) } else { Ok(b"OK".to_vec()) }
     }
 
     fn response(&self, limits: &Limits) -> Result<Vec<u8>, CommandError> {

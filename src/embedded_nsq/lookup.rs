@@ -60,11 +60,7 @@ async fn info() -> Result<Response, Fault> {
 
 async fn lookup(State(context): State<Context>, params: Params) -> Result<Response, Fault> {
     let topic = params.get("topic").ok_or(Fault::MISSING_ARG_TOPIC)?;
-    let channels = context
-        .node
-        .broker
-        .channels(topic)
-        .ok_or(Fault::TOPIC_NOT_FOUND)?;
+    let channels = context.node.broker.channels(topic).ok_or(Fault::TOPIC_NOT_FOUND)?;
     ok_json(&json!({ "channels": channels, "producers": [Producer::new(&context)] }))
 }
 
@@ -90,10 +86,6 @@ struct NodeAnswer {
 async fn nodes(State(context): State<Context>) -> Result<Response, Fault> {
     let topics = context.node.broker.topics();
     let tombstones = vec![false; topics.len()];
-    let node = NodeAnswer {
-        producer: Producer::new(&context),
-        tombstones,
-        topics,
-    };
+    let node = NodeAnswer { producer: Producer::new(&context), tombstones, topics };
     ok_json(&json!({ "producers": [node] }))
 }

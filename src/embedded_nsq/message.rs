@@ -42,11 +42,7 @@ impl MessageId {
         for digit in wire.iter_mut().rev() {
             // The mask leaves 0 to 15.
             let nibble = (rest & 0xf) as u8;
-            *digit = if nibble < 10 {
-                b'0' + nibble
-            } else {
-                b'a' + nibble - 10
-            };
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
             rest >>= 4;
         }
         wire
@@ -69,10 +65,7 @@ impl MessageId {
 
 impl Delivery {
     pub(super) fn first(message: &Arc<Message>) -> Self {
-        Self {
-            message: Arc::clone(message),
-            attempts: 0,
-        }
+        Self { message: Arc::clone(message), attempts: 0 }
     }
 
     pub(super) fn id(&self) -> MessageId {

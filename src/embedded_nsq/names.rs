@@ -44,14 +44,7 @@ mod tests {
     fn accepts_what_nsqd_accepts() {
         let longest = "x".repeat(64);
         let ephemeral = format!("{}#ephemeral", "x".repeat(54));
-        for name in [
-            "a",
-            "data_server_addr",
-            ".-_9Z",
-            "t#ephemeral",
-            &longest,
-            &ephemeral,
-        ] {
+        for name in ["a", "data_server_addr", ".-_9Z", "t#ephemeral", &longest, &ephemeral] {
             assert!(Name::parse(name.as_bytes()).is_some(), "{name}");
         }
     }

@@ -23,29 +23,13 @@ pub(super) const MAGIC: &[u8; 4] = b"  V2";
 pub(super) enum Command<'a> {
     Identify(&'a [u8]),
     Auth,
-    Sub {
-        topic: Name<'a>,
-        channel: Name<'a>,
-    },
-    Pub {
-        topic: Name<'a>,
-        body: &'a [u8],
-    },
-    MultiPub {
-        topic: Name<'a>,
-        bodies: Vec<&'a [u8]>,
-    },
-    DeferredPub {
-        topic: Name<'a>,
-        body: &'a [u8],
-        delay: Duration,
-    },
+    Sub { topic: Name<'a>, channel: Name<'a> },
+    Pub { topic: Name<'a>, body: &'a [u8] },
+    MultiPub { topic: Name<'a>, bodies: Vec<&'a [u8]> },
+    DeferredPub { topic: Name<'a>, body: &'a [u8], delay: Duration },
     Ready(u32),
     Finish(WireId),
-    Requeue {
-        id: WireId,
-        delay: Duration,
-    },
+    Requeue { id: WireId, delay: Duration },
     Touch(WireId),
     Close,
     Nop,
@@ -80,19 +64,11 @@ pub(super) struct CommandError {
 
 impl CommandError {
     pub(super) fn fatal(code: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            code,
-            text: text.into(),
-            fatal: true,
-        }
+        Self { code, text: text.into(), fatal: true }
     }
 
     pub(super) fn passing(code: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            code,
-            text: text.into(),
-            fatal: false,
-        }
+        Self { code, text: text.into(), fatal: false }
     }
 
     fn invalid(text: impl Into<String>) -> Self {
@@ -110,11 +86,7 @@ pub(super) fn decode<'a>(
     phase: Phase,
     limits: &Limits,
 ) -> Result<Decoded<'a>, CommandError> {
-    let Some(end) = input
-        .iter()
-        .take(limits.command_line_bytes + 1)
-        .position(|byte| *byte == b'\n')
-    else {
+    let Some(end) = input.iter().take(limits.command_line_bytes + 1).position(|byte| *byte == b'\n') else {
         if input.len() > limits.command_line_bytes {
             return Err(CommandError::invalid("command line too long"));
         }
@@ -126,11 +98,7 @@ pub(super) fn decode<'a>(
     let mut params = line.split(|byte| *byte == b' ');
     let verb = params.next().unwrap_or_default();
 
-    let body = Body {
-        rest,
-        message_limit: limits.message_bytes,
-        limit: limits.body_bytes,
-    };
+    let body = Body { rest, message_limit: limits.message_bytes, limit: limits.body_bytes };
     let parsed = match (verb, phase) {
         // A RDY while closing has crossed our CLOSE_WAIT on the wire.
         (b"NOP", _) | (b"RDY", Phase::Closing) => Some((Command::Nop, 0)),
@@ -159,10 +127,7 @@ pub(super) fn decode<'a>(
         }
         (b"REQ", Phase::Subscribed | Phase::Closing) => Some((requeue(&mut params, limits)?, 0)),
         (b"IDENTIFY" | b"AUTH" | b"SUB" | b"RDY" | b"CLS" | b"FIN" | b"TOUCH" | b"REQ", _) => {
-            return Err(CommandError::invalid(format!(
-                "cannot {} in current state",
-                lossy(verb)
-            )));
+            return Err(CommandError::invalid(format!("cannot {} in current state", lossy(verb))));
         }
         _ => return Err(CommandError::invalid(format!("invalid command {}", lossy(verb)))),
     };
@@ -190,17 +155,12 @@ fn deferred_publish<'a>(
     let delay = required("DPUB", delay)?;
     let topic = topic("DPUB", required("DPUB", topic_name)?)?;
     let Some(delay_ms) = decimal(delay) else {
-        return Err(CommandError::invalid(format!(
-            "DPUB could not parse timeout {}",
-            lossy(delay)
-        )));
+        return Err(CommandError::invalid(format!("DPUB could not parse timeout {}", lossy(delay))));
     };
     let delay = Duration::from_millis(delay_ms);
     if delay > limits.max_delay {
         let max_ms = millis(limits.max_delay);
-        return Err(CommandError::invalid(format!(
-            "DPUB timeout {delay_ms} out of range 0-{max_ms}"
-        )));
+        return Err(CommandError::invalid(format!("DPUB timeout {delay_ms} out of range 0-{max_ms}")));
     }
     let body = body.sized("DPUB", "E_BAD_MESSAGE", "message", body.message_limit)?;
     Ok(body.map(|body| (Command::DeferredPub { topic, body, delay }, 4 + body.len())))
@@ -224,10 +184,7 @@ fn subscribe<'a>(params: &mut impl Iterator<Item = &'a [u8]>) -> Result<Command<
     let channel = required("SUB", channel)?;
     let topic = topic("SUB", required("SUB", topic_name)?)?;
     let channel = Name::parse(channel).ok_or_else(|| {
-        CommandError::fatal(
-            "E_BAD_CHANNEL",
-            format!("SUB channel name {} is not valid", quoted(channel)),
-        )
+        CommandError::fatal("E_BAD_CHANNEL", format!("SUB channel name {} is not valid", quoted(channel)))
     })?;
     Ok(Command::Sub { topic, channel })
 }
@@ -240,15 +197,9 @@ fn requeue<'a>(
     let delay = required("REQ", delay)?;
     let id = message_id("REQ", id)?;
     let Some(delay_ms) = decimal(delay) else {
-        return Err(CommandError::invalid(format!(
-            "REQ could not parse timeout {}",
-            lossy(delay)
-        )));
+        return Err(CommandError::invalid(format!("REQ could not parse timeout {}", lossy(delay))));
     };
-    Ok(Command::Requeue {
-        id,
-        delay: Duration::from_millis(delay_ms).min(limits.max_delay),
-    })
+    Ok(Command::Requeue { id, delay: Duration::from_millis(delay_ms).min(limits.max_delay) })
 }
 
 fn ready_count<'a>(
@@ -257,10 +208,7 @@ fn ready_count<'a>(
 ) -> Result<u32, CommandError> {
     let Some(param) = params.next() else { return Ok(1) };
     let Some(count) = decimal(param) else {
-        return Err(CommandError::invalid(format!(
-            "RDY could not parse count {}",
-            lossy(param)
-        )));
+        return Err(CommandError::invalid(format!("RDY could not parse count {}", lossy(param))));
     };
     let max = limits.max_rdy_count;
     u32::try_from(count)
@@ -272,37 +220,26 @@ fn ready_count<'a>(
 fn required<'a>(verb: &str, param: Option<&'a [u8]>) -> Result<&'a [u8], CommandError> {
     param.ok_or_else(|| {
         // nsqd's two wordings.
-        let params = if matches!(verb, "FIN" | "REQ" | "TOUCH") {
-            "params"
-        } else {
-            "parameters"
-        };
+        let params = if matches!(verb, "FIN" | "REQ" | "TOUCH") { "params" } else { "parameters" };
         CommandError::invalid(format!("{verb} insufficient number of {params}"))
     })
 }
 
 fn topic<'a>(verb: &str, raw: &'a [u8]) -> Result<Name<'a>, CommandError> {
     Name::parse(raw).ok_or_else(|| {
-        CommandError::fatal(
-            "E_BAD_TOPIC",
-            format!("{verb} topic name {} is not valid", quoted(raw)),
-        )
+        CommandError::fatal("E_BAD_TOPIC", format!("{verb} topic name {} is not valid", quoted(raw)))
     })
 }
 
 fn message_id(verb: &str, param: Option<&[u8]>) -> Result<WireId, CommandError> {
-    required(verb, param)?
-        .try_into()
-        .map_err(|_| CommandError::invalid("invalid message ID"))
+    required(verb, param)?.try_into().map_err(|_| CommandError::invalid("invalid message ID"))
 }
 
 /// Decimal digits only, no sign; nothing at all is zero, as in nsqd. A number too large for any
 /// limit stays the largest.
 fn decimal(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0_u64, |number, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
+        digit.is_ascii_digit().then(|| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
     })
 }
 

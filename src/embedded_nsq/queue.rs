@@ -20,13 +20,7 @@ pub(super) struct MessageQueue {
 
 impl MessageQueue {
     pub(super) fn new(owner: String, limit: usize) -> Self {
-        Self {
-            owner,
-            limit,
-            messages: VecDeque::new(),
-            dropped: 0,
-            overflowing: false,
-        }
+        Self { owner, limit, messages: VecDeque::new(), dropped: 0, overflowing: false }
     }
 
     pub(super) fn push(&mut self, delivery: Delivery) {

@@ -92,10 +92,7 @@ impl Session {
 
     fn subscribe(&mut self, topic: Name<'_>, channel: Name<'_>) -> Result<Answer, CommandError> {
         if self.settings.heartbeat_interval.is_none() {
-            return Err(CommandError::fatal(
-                "E_INVALID",
-                "cannot SUB with heartbeats disabled",
-            ));
+            return Err(CommandError::fatal("E_INVALID", "cannot SUB with heartbeats disabled"));
         }
         let info = self.info();
         let subscription = self
@@ -129,9 +126,7 @@ impl Session {
     /// The grammar lets these commands through only with a subscription; an error, not a panic,
     /// keeps it so.
     fn subscription(&self) -> Result<&Subscription, CommandError> {
-        self.subscription
-            .as_ref()
-            .ok_or_else(|| CommandError::fatal("E_INVALID", "not subscribed"))
+        self.subscription.as_ref().ok_or_else(|| CommandError::fatal("E_INVALID", "not subscribed"))
     }
 
     fn info(&mut self) -> Arc<ClientInfo> {

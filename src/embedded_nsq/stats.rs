@@ -108,15 +108,9 @@ impl ClientStats {
         let pub_counts = counts
             .iter()
             .filter(|(name, _)| topic.is_none_or(|only| only == name.as_str()))
-            .map(|(name, count)| PubCount {
-                topic: name.clone(),
-                count: *count,
-            })
+            .map(|(name, count)| PubCount { topic: name.clone(), count: *count })
             .collect();
-        Self {
-            pub_counts,
-            ..Self::new(info)
-        }
+        Self { pub_counts, ..Self::new(info) }
     }
 
     fn new(info: &ClientInfo) -> Self {
@@ -142,27 +136,13 @@ impl Stats {
     /// The lines of the plain text form that follow its header.
     pub(super) fn text(&self) -> String {
         let mut lines = vec![String::new()];
-        lines.push(
-            if self.topics.is_empty() {
-                "Topics: None"
-            } else {
-                "Topics:"
-            }
-            .to_owned(),
-        );
+        lines.push(if self.topics.is_empty() { "Topics: None" } else { "Topics:" }.to_owned());
         for topic in &self.topics {
             topic.lines(&mut lines);
         }
         let producers = self.producers.as_deref().unwrap_or_default();
         lines.push(String::new());
-        lines.push(
-            if producers.is_empty() {
-                "Producers: None"
-            } else {
-                "Producers:"
-            }
-            .to_owned(),
-        );
+        lines.push(if producers.is_empty() { "Producers: None" } else { "Producers:" }.to_owned());
         for producer in producers {
             let total: u64 = producer.pub_counts.iter().map(|count| count.count).sum();
             lines.push(format!("   {} msgs: {total}", producer.label()));

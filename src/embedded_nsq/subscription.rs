@@ -35,14 +35,7 @@ impl Subscription {
         signal: watch::Receiver<()>,
     ) -> Self {
         let (topic, channel) = (topic.as_str().to_owned(), channel.as_str().to_owned());
-        Self {
-            broker,
-            topic,
-            channel,
-            client,
-            wake,
-            signal,
-        }
+        Self { broker, topic, channel, client, wake, signal }
     }
 
     /// Resolves when there is a reason to [`take`](Self::take) again: a message came (watched for
@@ -65,31 +58,27 @@ impl Subscription {
     }
 
     pub(super) fn set_ready(&self, count: u32) {
-        self.broker
-            .with_channel(&self.topic, &self.channel, |channel, _| {
-                if let Some(consumer) = channel.consumer_mut(self.client) {
-                    consumer.ready_count = count;
-                }
-            });
+        self.broker.with_channel(&self.topic, &self.channel, |channel, _| {
+            if let Some(consumer) = channel.consumer_mut(self.client) {
+                consumer.ready_count = count;
+            }
+        });
     }
 
     /// Takes no more messages, but still answers those in flight.
     pub(super) fn start_close(&self) {
-        self.broker
-            .with_channel(&self.topic, &self.channel, |channel, _| {
-                if let Some(consumer) = channel.consumer_mut(self.client) {
-                    consumer.ready_count = 0;
-                    consumer.closing = true;
-                }
-            });
+        self.broker.with_channel(&self.topic, &self.channel, |channel, _| {
+            if let Some(consumer) = channel.consumer_mut(self.client) {
+                consumer.ready_count = 0;
+                consumer.closing = true;
+            }
+        });
     }
 
     pub(super) fn finish(&self, id: WireId) -> Result<(), NotInFlight> {
         let id = MessageId::from_wire(id).ok_or(NotInFlight::Unknown)?;
         self.broker
-            .with_channel(&self.topic, &self.channel, |channel, _| {
-                channel.finish(self.client, id)
-            })
+            .with_channel(&self.topic, &self.channel, |channel, _| channel.finish(self.client, id))
             .unwrap_or(Err(NotInFlight::Unknown))
     }
 
@@ -105,9 +94,7 @@ impl Subscription {
     pub(super) fn touch(&self, id: WireId) -> Result<(), NotInFlight> {
         let id = MessageId::from_wire(id).ok_or(NotInFlight::Unknown)?;
         self.broker
-            .with_channel(&self.topic, &self.channel, |channel, now| {
-                channel.touch(self.client, id, now)
-            })
+            .with_channel(&self.topic, &self.channel, |channel, now| channel.touch(self.client, id, now))
             .unwrap_or(Err(NotInFlight::Unknown))
     }
 }

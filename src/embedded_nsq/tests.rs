@@ -30,11 +30,7 @@ struct Server {
 
 fn loopback() -> Listen {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    Listen {
-        tcp: any_port,
-        http: any_port,
-        lookup: any_port,
-    }
+    Listen { tcp: any_port, http: any_port, lookup: any_port }
 }
 
 async fn start(limits: Limits) -> Server {
@@ -42,19 +38,13 @@ async fn start(limits: Limits) -> Server {
 }
 
 async fn start_on(listen: Listen, limits: Limits) -> Server {
-    let nsq = EmbeddedNsq::bind(listen, limits)
-        .await
-        .expect("ports chosen by the system");
+    let nsq = EmbeddedNsq::bind(listen, limits).await.expect("ports chosen by the system");
     let addresses = nsq.addresses();
     let (stop, stopped) = oneshot::channel();
     let running = tokio::spawn(nsq.run(async {
         let _ = stopped.await;
     }));
-    Server {
-        addresses,
-        stop: Some(stop),
-        running,
-    }
+    Server { addresses, stop: Some(stop), running }
 }
 
 impl Server {
@@ -94,20 +84,14 @@ impl Server {
     async fn topic(&self, topic: &str) -> Value {
         let path = format!("/stats?format=json&topic={}", topic.replace('#', "%23"));
         let mut stats = self.get(&path).await.json();
-        stats["topics"]
-            .as_array_mut()
-            .and_then(Vec::pop)
-            .unwrap_or_default()
+        stats["topics"].as_array_mut().and_then(Vec::pop).unwrap_or_default()
     }
 
     /// The statistics of one channel; `null` where there is none.
     async fn channel(&self, topic: &str, channel: &str) -> Value {
         let mut stats = self.topic(topic).await;
         let channels = stats.get_mut("channels").and_then(Value::as_array_mut);
-        let found = channels
-            .into_iter()
-            .flatten()
-            .find(|stats| stats["channel_name"] == channel);
+        let found = channels.into_iter().flatten().find(|stats| stats["channel_name"] == channel);
         found.map(Value::take).unwrap_or_default()
     }
 }
@@ -146,10 +130,7 @@ struct Client {
 impl Client {
     async fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).await.expect("the server listens");
-        Self {
-            stream,
-            input: BytesMut::new(),
-        }
+        Self { stream, input: BytesMut::new() }
     }
 
     async fn send(&mut self, bytes: &[u8]) {
@@ -161,8 +142,7 @@ impl Client {
     }
 
     async fn command_with_body(&mut self, line: &str, body: &[u8]) {
-        self.send(&[line.as_bytes(), b"\n", &prefixed(body)].concat())
-            .await;
+        self.send(&[line.as_bytes(), b"\n", &prefixed(body)].concat()).await;
     }
 
     async fn publish(&mut self, topic: &str, body: &[u8]) {
@@ -171,9 +151,7 @@ impl Client {
     }
 
     async fn frame(&mut self) -> Frame {
-        timeout(PATIENCE, self.read_frame())
-            .await
-            .expect("a frame in time")
+        timeout(PATIENCE, self.read_frame()).await.expect("a frame in time")
     }
 
     async fn read_frame(&mut self) -> Frame {
@@ -196,9 +174,7 @@ impl Client {
     /// The next frame as a message: its ID, attempts and body.
     async fn message(&mut self) -> (String, u16, String) {
         match self.frame().await {
-            Frame::Message {
-                id, attempts, body, ..
-            } => (id, attempts, body),
+            Frame::Message { id, attempts, body, .. } => (id, attempts, body),
             other => panic!("no message but {other:?}"),
         }
     }
@@ -226,12 +202,7 @@ fn parse_frame(mut frame: BytesMut) -> Frame {
             let timestamp_nanos = frame.get_i64();
             let attempts = frame.get_u16();
             let id = text(&frame.split_to(16));
-            Frame::Message {
-                id,
-                attempts,
-                timestamp_nanos,
-                body: text(&frame),
-            }
+            Frame::Message { id, attempts, timestamp_nanos, body: text(&frame) }
         }
         kind => panic!("frame of kind {kind}"),
     }
@@ -269,11 +240,7 @@ async fn request(addr: SocketAddr, method: &str, path: &str, body: &[u8]) -> Ans
     let answer = timeout(PATIENCE, exchange).await.expect("an answer in time");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Answer {
-        status: status.expect("a status"),
-        head: head.to_lowercase(),
-        body: body.to_owned(),
-    }
+    Answer { status: status.expect("a status"), head: head.to_lowercase(), body: body.to_owned() }
 }
 
 /// Polls until the condition holds.

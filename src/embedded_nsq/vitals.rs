@@ -57,11 +57,7 @@ impl Vitals {
             self.last_command = now;
             self.partial_since = None;
         }
-        self.partial_since = if partial {
-            self.partial_since.or(Some(now))
-        } else {
-            None
-        };
+        self.partial_since = if partial { self.partial_since.or(Some(now)) } else { None };
     }
 
     /// After output was queued or written: whether any was written, and whether some is left.
@@ -69,11 +65,7 @@ impl Vitals {
         if progress {
             self.blocked_since = None;
         }
-        self.blocked_since = if pending {
-            self.blocked_since.or(Some(now))
-        } else {
-            None
-        };
+        self.blocked_since = if pending { self.blocked_since.or(Some(now)) } else { None };
     }
 
     pub(super) fn check(&mut self, now: Instant) -> Verdict {
@@ -93,11 +85,7 @@ impl Vitals {
     /// When to check again, at the latest.
     pub(super) fn next_check(&self, now: Instant) -> Instant {
         let heartbeat = self.interval.map(|_| self.next_heartbeat);
-        let ends = self
-            .silent_at()
-            .into_iter()
-            .chain(self.stalled_at())
-            .chain(heartbeat);
+        let ends = self.silent_at().into_iter().chain(self.stalled_at()).chain(heartbeat);
         ends.chain([now + self.stall_timeout]).min().unwrap_or(now)
     }
 
@@ -107,15 +95,9 @@ impl Vitals {
 
     /// With heartbeats, a command that never ends is silence already.
     fn stalled_at(&self) -> Option<Instant> {
-        let blocked = self
-            .blocked_since
-            .map(|since| since + self.interval.unwrap_or(self.stall_timeout));
+        let blocked = self.blocked_since.map(|since| since + self.interval.unwrap_or(self.stall_timeout));
         let partial = self.partial_since.filter(|_| self.interval.is_none());
-        partial
-            .map(|since| since + self.stall_timeout)
-            .into_iter()
-            .chain(blocked)
-            .min()
+        partial.map(|since| since + self.stall_timeout).into_iter().chain(blocked).min()
     }
 }
 

@@ -7,20 +7,15 @@ use std::time::Duration;
 use http::Method;
 
 /// Upper bounds of the histogram's buckets, in seconds.
-pub(super) const BUCKETS: [f64; 16] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
+pub(super) const BUCKETS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// The same in nanoseconds, as durations are compared on the data path.
 const BUCKET_NANOS: [u64; BUCKETS.len()] = {
     let mut nanos = [0; BUCKETS.len()];
     let mut n = 0;
     while n < BUCKETS.len() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "whole and positive"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and positive")]
         #[expect(clippy::indexing_slicing, reason = "at compile time")]
         {
             nanos[n] = (BUCKETS[n] * 1e9) as u64;
@@ -31,9 +26,8 @@ const BUCKET_NANOS: [u64; BUCKETS.len()] = {
 };
 
 /// Labels are bounded: a method that is none of these is counted as `other`.
-const METHODS: [&str; 10] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other",
-];
+const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other"];
 
 const CODES: usize = 500; // 100 to 599
 
@@ -130,17 +124,17 @@ impl Worker {
     /// A request was answered with this status, and the answer ended after this time.
     pub fn answered(&self, method: &Method, status: u16, took: Duration) {
         let code = usize::from(status).saturating_sub(100);
+        // A status has three digits, and standards end at 599: what is over that is counted as that.
+        let code = code.min(CODES - 1);
         if let Some(count) = self.requests.get(method_index(method) * CODES + code) {
             add(count, 1);
         }
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BUCKET_NANOS
-            .iter()
-            .position(|bound| nanos <= *bound)
-            .unwrap_or(BUCKETS.len());
+        let bucket = BUCKET_NANOS.iter().position(|bound| nanos <= *bound).unwrap_or(BUCKETS.len());
         if let Some(bucket) = self.durations.get(bucket) {
-            add(&bucket.count, 1);
+            // In this order: whoever reads in between sees a time without its request, and not the reverse.
             add(&bucket.nanos, nanos);
+            add(&bucket.count, 1);
         }
     }
 
@@ -171,21 +165,17 @@ impl Worker {
     }
 
     pub(super) fn retries(&self, reason: Retry) -> u64 {
-        self.retries
-            .get(reason as usize)
-            .map_or(0, |count| count.load(Ordering::Relaxed))
+        self.retries.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     pub(super) fn connections(&self, protocol: Protocol) -> u64 {
-        self.connections
-            .get(protocol as usize)
-            .map_or(0, |count| count.load(Ordering::Relaxed))
+        self.connections.get(protocol as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// Hands what was measured since the last time to `record`, as a mean in seconds and a count for each bucket.
     pub(super) fn take_durations(&self, mut record: impl FnMut(f64, usize)) {
         for bucket in &self.durations {
-            let [count, nanos] = [&bucket.count, &bucket.nanos].map(|n| n.load(Ordering::Relaxed));
+            let [count, nanos] = [&bucket.count, &bucket.nanos].map(|n| n.load(Ordering::Acquire));
             let [had_count, had_nanos] = &bucket.published;
             let (count, nanos) = (
                 count - had_count.swap(count, Ordering::Relaxed),
@@ -209,24 +199,16 @@ pub(super) fn sum_requests(workers: &[Arc<Worker>]) -> impl Iterator<Item = (&'s
             .map(|n: &AtomicU64| n.load(Ordering::Relaxed))
             .sum()
     };
-    let sums: Vec<_> = (0..METHODS.len() * CODES)
-        .map(|index| (index, sum(index)))
-        .collect();
-    sums.into_iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(index, count)| {
-            let method = METHODS.get(index / CODES).copied().unwrap_or("other");
-            (method, index % CODES + 100, count)
-        })
+    let sums: Vec<_> = (0..METHODS.len() * CODES).map(|index| (index, sum(index))).collect();
+    sums.into_iter().filter(|(_, count)| *count > 0).map(|(index, count)| {
+        let method = METHODS.get(index / CODES).copied().unwrap_or("other");
+        (method, index % CODES + 100, count)
+    })
 }
 
 fn method_index(method: &Method) -> usize {
     let last = METHODS.len() - 1;
-    METHODS
-        .iter()
-        .position(|name| *name == method.as_str())
-        .unwrap_or(last)
-        .min(last)
+    METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(last).min(last)
 }
 
 /// With a single writer this needs no locked instruction.

@@ -60,17 +60,13 @@ impl Lookupds {
             nsqds: BTreeSet::new(),
             failing: false,
         };
-        Self {
-            lookupds: endpoints.iter().map(lookupd).collect(),
-            timeout,
-        }
+        Self { lookupds: endpoints.iter().map(lookupd).collect(), timeout }
     }
 
     /// The TCP endpoints of the nsqds that have this topic.
     pub(super) async fn nsqds_of(&mut self, topic: &str) -> BTreeSet<String> {
         // `#` begins a fragment in a URL; nothing else that a topic may hold has a meaning there.
-        self.ask(&format!("/lookup?topic={}", topic.replace('#', "%23")))
-            .await
+        self.ask(&format!("/lookup?topic={}", topic.replace('#', "%23"))).await
     }
 
     /// The TCP endpoints of all nsqds.
@@ -92,10 +88,7 @@ impl Lookupds {
                 lookupd.note(answer);
             }
         }
-        self.lookupds
-            .iter()
-            .flat_map(|lookupd| lookupd.nsqds.iter().cloned())
-            .collect()
+        self.lookupds.iter().flat_map(|lookupd| lookupd.nsqds.iter().cloned()).collect()
     }
 }
 
@@ -125,28 +118,27 @@ impl Lookupd {
 async fn ask(endpoint: &str, path: &str, within: Duration) -> Result<BTreeSet<String>, LookupError> {
     match fetch::get(endpoint, path, within).await? {
         (StatusCode::OK, body) => parse(&body),
-        // Nobody has published to the topic yet.
-        (StatusCode::NOT_FOUND, _) => Ok(BTreeSet::new()),
+        // Nobody has published to the topic yet. Any other 404 is not nsqlookupd's.
+        (StatusCode::NOT_FOUND, body) if contains(&body, b"TOPIC_NOT_FOUND") => Ok(BTreeSet::new()),
         (status, _) => Err(LookupError::Status(status)),
     }
 }
 
+fn contains(body: &[u8], text: &[u8]) -> bool {
+    body.windows(text.len()).any(|window| window == text)
+}
+
 fn parse(body: &[u8]) -> Result<BTreeSet<String>, LookupError> {
     let (Answer::Plain(producers) | Answer::Wrapped { data: producers }) = serde_json::from_slice(body)?;
-    let endpoints = producers.producers.into_iter().filter_map(
-        |Producer {
-             broadcast_address,
-             tcp_port,
-         }| {
-            let host = if broadcast_address.contains(':') {
-                format!("[{broadcast_address}]")
-            } else {
-                broadcast_address
-            };
-            // What is no endpoint cannot be connected to: one strange node must not hide the others.
-            format!("{host}:{tcp_port}").parse::<Endpoint>().ok()
-        },
-    );
+    let endpoints = producers.producers.into_iter().filter_map(|Producer { broadcast_address, tcp_port }| {
+        let host = if broadcast_address.contains(':') {
+            format!("[{broadcast_address}]")
+        } else {
+            broadcast_address
+        };
+        // What is no endpoint cannot be connected to: one strange node must not hide the others.
+        format!("{host}:{tcp_port}").parse::<Endpoint>().ok()
+    });
     Ok(endpoints.map(|endpoint| endpoint.to_string()).collect())
 }
 
@@ -207,7 +199,8 @@ mod tests {
     async fn answers_are_joined_and_a_failed_lookupd_keeps_what_it_said() {
         let one = stub(ok(r#"{"producers":[{"broadcast_address":"a","tcp_port":1}]}"#)).await;
         let two = stub(ok(r#"{"producers":[{"broadcast_address":"b","tcp_port":2}]}"#)).await;
-        let none = stub(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
+        let none = b"HTTP/1.1 404 Not Found\r\ncontent-length: 29\r\n\r\n{\"message\":\"TOPIC_NOT_FOUND\"}";
+        let none = stub(none.to_vec()).await;
         let mut lookupds = lookupds(&[&one, &two, &none, "127.0.0.1:1"]);
         let both = BTreeSet::from(["a:1".to_owned(), "b:2".to_owned()]);
         assert_eq!(lookupds.nsqds_of("t").await, both);
@@ -219,12 +212,7 @@ mod tests {
     async fn faults_15_a_lookupd_that_hangs_talks_junk_or_never_ends_costs_its_timeout_at_most() {
         let mut endless = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n".to_vec();
         endless.resize(8 << 20, b' ');
-        for answer in [
-            Vec::new(),
-            b"\x16\x03\x01junk\r\n\r\n".to_vec(),
-            ok("[]"),
-            endless,
-        ] {
+        for answer in [Vec::new(), b"\x16\x03\x01junk\r\n\r\n".to_vec(), ok("[]"), endless] {
             let bad = stub(answer).await;
             let good = stub(ok(r#"{"producers":[{"broadcast_address":"a","tcp_port":1}]}"#)).await;
             let begun = Instant::now();

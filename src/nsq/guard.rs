@@ -132,10 +132,7 @@ impl Frames {
                 return Ok(sound);
             };
             let [s0, s1, s2, s3, t0, t1, t2, t3] = head;
-            let (size, kind) = (
-                u32::from_be_bytes([s0, s1, s2, s3]),
-                u32::from_be_bytes([t0, t1, t2, t3]),
-            );
+            let (size, kind) = (u32::from_be_bytes([s0, s1, s2, s3]), u32::from_be_bytes([t0, t1, t2, t3]));
             let least = match kind {
                 0 | 1 => 4, // a response or an error
                 2 => MESSAGE_MIN,
@@ -217,10 +214,7 @@ mod tests {
         let (mut client, client_end) = tokio::io::duplex(1024);
         let (mut nsqd, nsqd_end) = tokio::io::duplex(1024);
         tokio::spawn(relay(client_end, nsqd_end, SILENCE));
-        client
-            .write_all(b"  V2IDENTIFY\n\0\0\0\x0b{\"a\":\"b\\n\"}SUB t c\n")
-            .await
-            .unwrap();
+        client.write_all(b"  V2IDENTIFY\n\0\0\0\x0b{\"a\":\"b\\n\"}SUB t c\n").await.unwrap();
         let mut got = vec![0; 13];
         nsqd.read_exact(&mut got).await.unwrap();
         let len = nsqd.read_u32().await.unwrap();

@@ -13,9 +13,7 @@ use crate::registry::{Recorded, Registry};
 
 /// Every label of `gateway_heartbeats_total{result}`.
 pub const RESULTS: [&str; 4 + Refusal::ALL.len()] = {
-    let mut results = [
-        JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", "",
-    ];
+    let mut results = [JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", ""];
     // The labels of refusals come from the refusals: this fails to compile when their number changes.
     let mut n = 0;
     while n < Refusal::ALL.len() {
@@ -55,12 +53,7 @@ pub(super) struct Message<'a> {
 impl Intake {
     /// Takes messages into this registry; `own` is what must not become a dataserver.
     pub fn new(registry: Registry, metrics: Metrics, own: OwnListeners) -> Self {
-        Self {
-            registry,
-            metrics,
-            own,
-            logged: Mutex::default(),
-        }
+        Self { registry, metrics, own, logged: Mutex::default() }
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
@@ -70,12 +63,7 @@ impl Intake {
                 let label = refusal.label();
                 if self.may_log(label) {
                     let body = excerpt(message.body);
-                    tracing::warn!(
-                        reason = label,
-                        nsqd = message.nsqd,
-                        body,
-                        "heartbeat refused: {refusal}"
-                    );
+                    tracing::warn!(reason = label, nsqd = message.nsqd, body, "heartbeat refused: {refusal}");
                 }
                 label
             }
@@ -86,11 +74,7 @@ impl Intake {
     fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
         let heartbeat = Heartbeat::decode(body)?;
         // A host name that leads here is seen through when it is resolved, before it is dialled.
-        if heartbeat
-            .addr
-            .socket_addr()
-            .is_some_and(|target| self.own.contains(target))
-        {
+        if heartbeat.addr.socket_addr().is_some_and(|target| self.own.contains(target)) {
             return Err(Refusal::OwnListener);
         }
         Ok(heartbeat)
@@ -100,9 +84,8 @@ impl Intake {
         let now = Instant::now();
         let age = age(message.timestamp);
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
-        let recorded = now
-            .checked_sub(age)
-            .map_or(Recorded::Stale, |sent| self.registry.record(addr, sent, now));
+        let recorded =
+            now.checked_sub(age).map_or(Recorded::Stale, |sent| self.registry.record(addr, sent, now));
         match recorded {
             Recorded::Joined => {
                 self.metrics.joined();
@@ -117,8 +100,13 @@ impl Intake {
                 REFRESHED
             }
             Recorded::Stale => {
-                let age_seconds = age.as_secs_f64();
-                tracing::debug!(dataserver = %addr, nsqd = message.nsqd, age_seconds, "stale heartbeat");
+                if self.may_log(STALE) {
+                    let age_seconds = age.as_secs_f64();
+                    tracing::warn!(
+                        dataserver = %addr, nsqd = message.nsqd, age_seconds,
+                        "heartbeats are older than registry.ttl: a backlog, or clocks that differ"
+                    );
+                }
                 STALE
             }
             Recorded::Full => {
@@ -133,9 +121,7 @@ impl Intake {
     fn may_log(&self, what: &'static str) -> bool {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let due = logged
-            .get(what)
-            .is_none_or(|last| now.saturating_duration_since(*last) >= LOG_EVERY);
+        let due = logged.get(what).is_none_or(|last| now.saturating_duration_since(*last) >= LOG_EVERY);
         if due {
             logged.insert(what, now);
         }
@@ -146,8 +132,7 @@ impl Intake {
 /// How long ago nsqd took the message in. A timestamp from the future is a clock that is ahead: no age.
 fn age(timestamp: u64) -> Duration {
     let sent = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(timestamp));
-    sent.and_then(|sent| SystemTime::now().duration_since(sent).ok())
-        .unwrap_or_default()
+    sent.and_then(|sent| SystemTime::now().duration_since(sent).ok()).unwrap_or_default()
 }
 
 /// Enough of a body to recognise it, and nothing that disturbs a terminal.
@@ -169,25 +154,14 @@ mod tests {
     }
 
     fn take(intake: &Intake, body: &str, age_secs: i64) {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap()
-            .as_nanos();
-        let timestamp = (i128::try_from(now).unwrap() - i128::from(age_secs) * 1_000_000_000)
-            .try_into()
-            .unwrap();
-        intake.take(&Message {
-            body: body.as_bytes(),
-            timestamp,
-            nsqd: "test:4150",
-        });
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+        let timestamp =
+            (i128::try_from(now).unwrap() - i128::from(age_secs) * 1_000_000_000).try_into().unwrap();
+        intake.take(&Message { body: body.as_bytes(), timestamp, nsqd: "test:4150" });
     }
 
     fn counted(intake: &Intake, result: &str) -> bool {
-        let text = intake.metrics.render(&crate::metrics::Scrape {
-            dataservers: &[],
-            frozen: false,
-        });
+        let text = intake.metrics.render(&crate::metrics::Scrape { dataservers: &[], frozen: false });
         text.contains(&format!("gateway_heartbeats_total{{result=\"{result}\"}} 1"))
     }
 
@@ -207,11 +181,7 @@ mod tests {
             take(&intake, body, age_secs);
             assert!(counted(&intake, result) || result == "joined", "{body}: {result}");
         }
-        let live: Vec<_> = registry
-            .list(Instant::now())
-            .iter()
-            .map(|entry| entry.addr.to_string())
-            .collect();
+        let live: Vec<_> = registry.list(Instant::now()).iter().map(|entry| entry.addr.to_string()).collect();
         assert_eq!(live, ["10.0.0.1:1", "10.0.0.3:1"]);
     }
 

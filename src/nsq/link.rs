@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rand::Rng;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_nsq::{
     NSQChannel, NSQConfigShared, NSQConsumer, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQTopic,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, Ended};
 use super::intake::{Intake, Message};
@@ -51,29 +51,39 @@ enum Down {
     ClientStopped,
     #[error("the NSQ client panicked")]
     ClientPanicked,
+    #[error("told to stop")]
+    Stopped,
 }
 
-/// Reads heartbeats from `nsqd` until it is dropped.
-pub(super) async fn run(nsqd: String, settings: Settings, intake: Arc<Intake>, metric: Arc<NsqdLink>) {
+/// Reads heartbeats from `nsqd` until `stop`; then the connection is closed.
+pub(super) async fn run(
+    nsqd: String,
+    settings: Settings,
+    intake: Arc<Intake>,
+    metric: Arc<NsqdLink>,
+    stop: CancellationToken,
+) {
     let mut failures: u32 = 0;
-    loop {
-        // In a task of its own: a panic in tokio-nsq costs this session and no more.
-        let session = session(nsqd.clone(), settings.clone(), intake.clone(), metric.clone());
-        let session = AbortOnDropHandle::new(tokio::spawn(session));
-        let (down, was_connected) = session.await.unwrap_or((Down::ClientPanicked, true));
+    while !stop.is_cancelled() {
+        // In a task of its own: a panic in tokio-nsq costs this session and no more. It is awaited and never
+        // aborted, since tokio-nsq panics as well when it is dropped together with its runtime.
+        let session = session(nsqd.clone(), settings.clone(), intake.clone(), metric.clone(), stop.clone());
+        let ended = tokio::spawn(session).await;
         metric.set_connected(false);
-        failures = if was_connected {
-            1
-        } else {
-            failures.saturating_add(1)
-        };
+        let (down, connected_for) = ended.unwrap_or((Down::ClientPanicked, None));
+        if matches!(down, Down::Stopped) {
+            return;
+        }
+        // One that is lost as soon as it is there has not recovered.
+        let recovered = connected_for.is_some_and(|connected_for| connected_for >= settings.silence_timeout);
+        failures = if recovered { 1 } else { failures.saturating_add(1) };
         // Once per change: the tries that follow say nothing new.
-        match (was_connected, failures) {
-            (true, _) => tracing::warn!(nsqd, "heartbeats are no longer read from this nsqd: {down}"),
-            (false, 1) => tracing::warn!(nsqd, "heartbeats cannot be read from this nsqd yet: {down}"),
+        match (connected_for, failures) {
+            (Some(_), _) => tracing::warn!(nsqd, "heartbeats are no longer read from this nsqd: {down}"),
+            (None, 1) => tracing::warn!(nsqd, "heartbeats cannot be read from this nsqd yet: {down}"),
             _ => tracing::debug!(nsqd, failures, "still no heartbeats from this nsqd: {down}"),
         }
-        sleep(backoff(failures, settings.reconnect_max)).await;
+        stop.run_until_cancelled(sleep(backoff(failures, settings.reconnect_max))).await;
     }
 }
 
@@ -83,36 +93,35 @@ fn backoff(failures: u32, most: Duration) -> Duration {
     doubled.min(most).mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
-/// One connection, from its beginning to its end; and whether heartbeats were read in between.
+/// One connection, from its beginning to its end; and for how long heartbeats were read in between.
 async fn session(
     nsqd: String,
     settings: Settings,
     intake: Arc<Intake>,
     metric: Arc<NsqdLink>,
-) -> (Down, bool) {
-    let mut connected = false;
-    match connect(&nsqd, &settings).await {
-        Err(down) => (down, false),
-        Ok((client, upstream, mut consumer)) => {
-            let down = tokio::select! {
-                ended = guard::relay(client, upstream, settings.silence_timeout) => Down::Guard(ended),
-                down = consume(&mut consumer, &nsqd, &settings, &intake, || {
-                    connected = true;
-                    metric.set_connected(true);
-                }) => down,
-            };
-            (down, connected)
-        }
-    }
+    stop: CancellationToken,
+) -> (Down, Option<Duration>) {
+    let (client, upstream, mut consumer) = match connect(&nsqd, &settings).await {
+        Ok(connected) => connected,
+        Err(down) => return (down, None),
+    };
+    let mut subscribed = None;
+    let down = tokio::select! {
+        () = stop.cancelled() => Down::Stopped,
+        ended = guard::relay(client, upstream, settings.silence_timeout) => Down::Guard(ended),
+        down = consume(&mut consumer, &nsqd, &settings, &intake, || {
+            subscribed = Some(Instant::now());
+            metric.set_connected(true);
+        }) => down,
+    };
+    (down, subscribed.map(|since| since.elapsed()))
 }
 
 /// A connection to nsqd, and a consumer that speaks through it: `consumer <-> client <-> (guard) <-> nsqd`.
 async fn connect(nsqd: &str, settings: &Settings) -> Result<(TcpStream, TcpStream, NSQConsumer), Down> {
     let within = settings.connect_timeout;
     let upstream = timeout(within, TcpStream::connect(nsqd)).await;
-    let upstream = upstream
-        .map_err(|_| Down::ConnectTimeout(within))?
-        .map_err(Down::Connect)?;
+    let upstream = upstream.map_err(|_| Down::ConnectTimeout(within))?.map_err(Down::Connect)?;
     let _ = upstream.set_nodelay(true); // only a matter of delay
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(Down::Relay)?;
     let relay = listener.local_addr().map_err(Down::Relay)?;
@@ -125,9 +134,7 @@ async fn connect(nsqd: &str, settings: &Settings) -> Result<(TcpStream, TcpStrea
         .set_sources(NSQConsumerConfigSources::Daemons(vec![relay.to_string()]))
         .build();
     let accepted = timeout(within, listener.accept()).await;
-    let (client, _) = accepted
-        .map_err(|_| Down::ConnectTimeout(within))?
-        .map_err(Down::Relay)?;
+    let (client, _) = accepted.map_err(|_| Down::ConnectTimeout(within))?.map_err(Down::Relay)?;
     let _ = client.set_nodelay(true);
     Ok((client, upstream, consumer))
 }
@@ -149,11 +156,7 @@ async fn consume(
     tracing::info!(nsqd, "heartbeats are read from this nsqd");
     while let Some(event) = consumer.consume().await {
         if let NSQEvent::Message(message) = event {
-            intake.take(&Message {
-                body: &message.body,
-                timestamp: message.timestamp,
-                nsqd,
-            });
+            intake.take(&Message { body: &message.body, timestamp: message.timestamp, nsqd });
             message.finish().await;
         }
     }

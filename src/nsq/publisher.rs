@@ -42,13 +42,10 @@ impl Nsqds {
     /// gateway of this config runs itself.
     pub fn of(config: &Config) -> Self {
         let mut fixed: Vec<_> = config.common.nsqd.iter().map(ToString::to_string).collect();
-        if fixed.is_empty() && config.runs_embedded_nsq() {
+        if fixed.is_empty() && config.common.nsqlookupd.is_empty() && config.runs_embedded_nsq() {
             fixed.push(config.nsq.embedded_listen.tcp.to_string());
         }
-        Self {
-            fixed,
-            lookupds: Lookupds::new(&config.common.nsqlookupd, config.nsq.connect_timeout),
-        }
+        Self { fixed, lookupds: Lookupds::new(&config.common.nsqlookupd, config.nsq.connect_timeout) }
     }
 
     async fn shuffled(&mut self) -> Vec<String> {
@@ -70,12 +67,7 @@ impl Publisher {
     pub fn new(config: &Config, nsqds: Nsqds) -> anyhow::Result<Self> {
         let topic = &config.common.server_topic;
         let topic = NSQTopic::new(topic).ok_or_else(|| anyhow::anyhow!("{topic:?} is not a topic name"))?;
-        Ok(Self {
-            topic,
-            nsqds,
-            timeout: config.nsq.connect_timeout,
-            kept: HashMap::new(),
-        })
+        Ok(Self { topic, nsqds, timeout: config.nsq.connect_timeout, kept: HashMap::new() })
     }
 
     /// Publishes a message and returns which nsqd took it.
@@ -124,17 +116,14 @@ impl Publisher {
 
 async fn connect(nsqd: &str, deadline: Instant) -> Result<NSQProducer, &'static str> {
     // tokio-nsq tries a refused connection again and again and says nothing; the next nsqd should have its turn.
-    let reachable = timeout_at(deadline, TcpStream::connect(nsqd))
-        .await
-        .map_err(|_| "no connection in time")?;
+    let reachable =
+        timeout_at(deadline, TcpStream::connect(nsqd)).await.map_err(|_| "no connection in time")?;
     drop(reachable.map_err(|_| "cannot connect")?);
     let shared = NSQConfigShared::new()
         .set_flush_interval(Duration::from_millis(10))
         .set_user_agent(concat!("nsq-gateway-dataserver/", env!("CARGO_PKG_VERSION")));
     let mut producer = NSQProducerConfig::new(nsqd).set_shared(shared).build();
-    let healthy = await_event(&mut producer, deadline, |event| {
-        matches!(event, NSQEvent::Healthy())
-    });
+    let healthy = await_event(&mut producer, deadline, |event| matches!(event, NSQEvent::Healthy()));
     healthy.await.map_err(|()| "no connection in time")?;
     Ok(producer)
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
+use tokio::task::JoinHandle;
 use tokio_nsq::{NSQChannel, NSQTopic};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::discovery::Lookupds;
 use super::intake::Intake;
@@ -28,7 +28,17 @@ pub struct Subscriber {
 
 struct Link {
     metric: Arc<NsqdLink>,
-    _task: AbortOnDropHandle<()>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Link {
+    async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a link to an nsqd panicked");
+        }
+    }
 }
 
 impl Subscriber {
@@ -54,13 +64,7 @@ impl Subscriber {
         };
         tracing::info!(topic, channel, "heartbeats are read from this topic and channel");
         Ok(Self {
-            fixed: config
-                .common
-                .nsqd
-                .iter()
-                .map(ToString::to_string)
-                .chain(extra)
-                .collect(),
+            fixed: config.common.nsqd.iter().map(ToString::to_string).chain(extra).collect(),
             lookupds: Lookupds::new(&config.common.nsqlookupd, nsq.connect_timeout),
             lookup_interval: nsq.lookup_interval,
             topic: topic.clone(),
@@ -86,6 +90,9 @@ impl Subscriber {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        for link in links.into_values() {
+            link.stop().await;
+        }
     }
 
     /// Makes the links those that are wanted now.
@@ -99,13 +106,13 @@ impl Subscriber {
             self.link(links, nsqd);
         }
         // A link that works is kept though nobody names it: an nsqlookupd that was just started knows nobody.
-        links.retain(|nsqd, link| {
-            let keep = self.fixed.contains(nsqd) || found.contains(nsqd) || link.metric.is_connected();
-            if !keep {
-                tracing::info!(nsqd, "this nsqd has left");
-            }
-            keep
-        });
+        let has_left = |nsqd: &String, link: &mut Link| {
+            !self.fixed.contains(nsqd) && !found.contains(nsqd) && !link.metric.is_connected()
+        };
+        for (nsqd, link) in links.extract_if(has_left) {
+            tracing::info!(nsqd, "this nsqd has left");
+            link.stop().await;
+        }
     }
 
     fn link(&self, links: &mut HashMap<String, Link>, nsqd: &str) {
@@ -113,27 +120,14 @@ impl Subscriber {
             return;
         }
         let metric = Arc::new(self.metrics.nsqd(nsqd));
-        let task = link::run(
-            nsqd.to_owned(),
-            self.settings.clone(),
-            self.intake.clone(),
-            metric.clone(),
-        );
-        links.insert(
-            nsqd.to_owned(),
-            Link {
-                metric,
-                _task: AbortOnDropHandle::new(tokio::spawn(task)),
-            },
-        );
+        let stop = CancellationToken::new();
+        let (settings, intake) = (self.settings.clone(), self.intake.clone());
+        let task = tokio::spawn(link::run(nsqd.to_owned(), settings, intake, metric.clone(), stop.clone()));
+        links.insert(nsqd.to_owned(), Link { metric, stop, task });
     }
 }
 
 /// On a channel of its own a gateway sees every heartbeat; an ephemeral one leaves nothing behind.
 fn own_channel() -> String {
-    format!(
-        "gateway-{}-{:08x}#ephemeral",
-        std::process::id(),
-        rand::random::<u32>()
-    )
+    format!("gateway-{}-{:08x}#ephemeral", std::process::id(), rand::random::<u32>())
 }

@@ -71,9 +71,7 @@ where
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         match self.worker.choose(&attempt.tried) {
-            Some(upstream) => Chosen::One {
-                inner: self.inner.call(Routed { attempt, upstream }),
-            },
+            Some(upstream) => Chosen::One { inner: self.inner.call(Routed { attempt, upstream }) },
             None => Chosen::Nobody,
         }
     }

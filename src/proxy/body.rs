@@ -36,25 +36,16 @@ impl Body {
     /// A body that is there already.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self {
-            kind: Kind::Bytes((!bytes.is_empty()).then_some(bytes)),
-            in_flight: None,
-        }
+        Self { kind: Kind::Bytes((!bytes.is_empty()).then_some(bytes)), in_flight: None }
     }
 
     /// Any body.
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static) -> Self {
-        Self {
-            kind: Kind::Boxed(UnsyncBoxBody::new(body)),
-            in_flight: None,
-        }
+        Self { kind: Kind::Boxed(UnsyncBoxBody::new(body)), in_flight: None }
     }
 
     pub(super) fn from_upstream(body: UpstreamBody) -> Self {
-        Self {
-            kind: Kind::Upstream(body),
-            in_flight: None,
-        }
+        Self { kind: Kind::Upstream(body), in_flight: None }
     }
 
     pub(super) fn keep(&mut self, in_flight: InFlight) {
@@ -103,11 +94,7 @@ pub(super) struct UpstreamBody {
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, idle: Duration, lease: Lease) -> Self {
-        Self {
-            incoming,
-            idle: Idle::new(idle),
-            lease: Some(lease),
-        }
+        Self { incoming, idle: Idle::new(idle), lease: Some(lease) }
     }
 
     fn poll_frame(
@@ -118,18 +105,30 @@ impl UpstreamBody {
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.moved();
+                if frame.is_trailers() {
+                    this.end();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 this.fail();
                 Poll::Ready(Some(Err(error.into())))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 let stalled = ready!(this.idle.poll_stalled(cx));
                 this.fail();
                 Poll::Ready(Some(Err(stalled.into())))
             }
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
         }
     }
 
@@ -142,11 +141,10 @@ impl UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        // Not at its end: the user has gone, and what is still to come belongs to nobody.
-        if let Some(lease) = self.lease.take()
-            && self.incoming.is_end_stream()
-        {
-            lease.give_back();
+        // A body of known length is not polled to its end, but dropped when the length is reached. Dropped
+        // before that, the user has gone, and what is still to come belongs to nobody.
+        if self.incoming.is_end_stream() {
+            self.end();
         }
     }
 }
@@ -155,32 +153,41 @@ impl Drop for UpstreamBody {
 pub(super) struct RequestBody {
     incoming: Incoming,
     idle: Idle,
-    /// When the dataserver last took a part of it.
-    progress: Option<Progress>,
+    progress: Option<Rc<Progress>>,
 }
 
-/// When something last moved, for whoever waits for an answer meanwhile.
-pub(super) type Progress = Rc<Cell<Instant>>;
+/// How an upload goes, for whoever waits for its answer meanwhile.
+pub(super) struct Progress {
+    /// When the dataserver last took a part of it.
+    last: Cell<Instant>,
+    /// Whether the dataserver has taken all that there is, and waits for the user.
+    waits_for_user: Cell<bool>,
+}
+
+impl Progress {
+    /// How much of `limit` the dataserver has left to answer in; `None` if its time is over. While the user
+    /// is waited for it has all of it: a body that does not move has a limit of its own.
+    pub(super) fn time_left(&self, limit: Duration) -> Option<Duration> {
+        if self.waits_for_user.get() {
+            return Some(limit);
+        }
+        let idle = Instant::now().saturating_duration_since(self.last.get());
+        limit.checked_sub(idle).filter(|left| !left.is_zero())
+    }
+}
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, idle: Duration) -> Self {
-        Self {
-            incoming,
-            idle: Idle::new(idle),
-            progress: None,
-        }
+        Self { incoming, idle: Idle::new(idle), progress: None }
     }
 
-    /// Where to see when the body last moved; `None` if there is no body to wait for.
-    pub(super) fn progress(&mut self) -> Option<Progress> {
+    /// Where to see how the upload goes; `None` if there is no body to wait for.
+    pub(super) fn progress(&mut self) -> Option<Rc<Progress>> {
         if self.incoming.is_end_stream() {
             return None;
         }
-        Some(
-            self.progress
-                .get_or_insert_with(|| Rc::new(Cell::new(Instant::now())))
-                .clone(),
-        )
+        let new = || Rc::new(Progress { last: Cell::new(Instant::now()), waits_for_user: Cell::new(false) });
+        Some(self.progress.get_or_insert_with(new).clone())
     }
 }
 
@@ -197,11 +204,17 @@ impl http_body::Body for RequestBody {
             Poll::Ready(frame) => {
                 this.idle.moved();
                 if let Some(progress) = &this.progress {
-                    progress.set(Instant::now());
+                    progress.last.set(Instant::now());
+                    progress.waits_for_user.set(false);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Poll::Pending => Poll::Ready(Some(Err(ready!(this.idle.poll_stalled(cx)).into()))),
+            Poll::Pending => {
+                if let Some(progress) = &this.progress {
+                    progress.waits_for_user.set(true);
+                }
+                Poll::Ready(Some(Err(ready!(this.idle.poll_stalled(cx)).into())))
+            }
         }
     }
 
@@ -230,12 +243,7 @@ struct Idle {
 
 impl Idle {
     fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            moved: true,
-            since: None,
-            timer: None,
-        }
+        Self { limit, moved: true, since: None, timer: None }
     }
 
     fn moved(&mut self) {
@@ -249,9 +257,7 @@ impl Idle {
             self.moved = false;
         }
         let deadline = self.since.unwrap_or_else(Instant::now) + self.limit;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         loop {
             ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= deadline {

@@ -44,6 +44,12 @@ pub enum Error {
     /// `limits.in_flight` is reached.
     #[error("the gateway has as many requests under way as it may")]
     TooManyRequests,
+    /// It went through this gateway before: a dataserver's address leads back here.
+    #[error("the request went through this gateway before")]
+    Loop,
+    /// The request's head has more fields than `limits.headers`.
+    #[error("the request has more fields than the gateway takes")]
+    TooManyFields,
     /// There is no live dataserver, or each that was tried could not be reached.
     #[error("no dataserver is live")]
     NoDataserver,
@@ -70,15 +76,8 @@ impl Error {
             }
             return Self::RequestBody;
         }
-        let failure = if error.is_parse() {
-            Failure::Protocol
-        } else {
-            Failure::Closed
-        };
-        Self::Upstream {
-            addr: addr.clone(),
-            failure,
-        }
+        let failure = if error.is_parse() { Failure::Protocol } else { Failure::Closed };
+        Self::Upstream { addr: addr.clone(), failure }
     }
 
     /// Status, title, and the error type of RFC 9209 §2.3.
@@ -87,58 +86,38 @@ impl Error {
             Self::BadRequest(_) | Self::RequestBody => {
                 (StatusCode::BAD_REQUEST, "Bad request", "http_request_error")
             }
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "Method not allowed",
-                "http_request_denied",
-            ),
-            Self::TransferEncoding => (
-                StatusCode::NOT_IMPLEMENTED,
-                "Transfer coding not implemented",
-                "http_request_error",
-            ),
-            Self::RequestBodyStalled => (
-                StatusCode::REQUEST_TIMEOUT,
-                "Request timeout",
-                "http_request_error",
-            ),
-            Self::TooManyRequests => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Too many requests under way",
-                "connection_limit_reached",
-            ),
-            Self::NoDataserver => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "No live dataserver",
-                "destination_unavailable",
-            ),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", "http_request_denied")
+            }
+            Self::TransferEncoding => {
+                (StatusCode::NOT_IMPLEMENTED, "Transfer coding not implemented", "http_request_error")
+            }
+            Self::RequestBodyStalled => {
+                (StatusCode::REQUEST_TIMEOUT, "Request timeout", "http_request_error")
+            }
+            Self::TooManyRequests => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Too many requests under way", "connection_limit_reached")
+            }
+            Self::Loop => (StatusCode::LOOP_DETECTED, "Loop detected", "proxy_loop_detected"),
+            Self::TooManyFields => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Too many fields", "http_request_error")
+            }
+            Self::NoDataserver => {
+                (StatusCode::SERVICE_UNAVAILABLE, "No live dataserver", "destination_unavailable")
+            }
             Self::Upstream { failure, .. } => match failure {
                 Failure::Resolve => (StatusCode::BAD_GATEWAY, "Dataserver not found", "dns_error"),
-                Failure::Connect => (
-                    StatusCode::BAD_GATEWAY,
-                    "Dataserver unreachable",
-                    "connection_refused",
-                ),
-                Failure::ConnectTimeout => (
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "Dataserver unreachable",
-                    "connection_timeout",
-                ),
-                Failure::Closed => (
-                    StatusCode::BAD_GATEWAY,
-                    "Dataserver failed",
-                    "connection_terminated",
-                ),
-                Failure::HeadTimeout => (
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "Dataserver too slow",
-                    "http_response_timeout",
-                ),
-                Failure::Protocol | Failure::Body => (
-                    StatusCode::BAD_GATEWAY,
-                    "Dataserver failed",
-                    "http_protocol_error",
-                ),
+                Failure::Connect => (StatusCode::BAD_GATEWAY, "Dataserver unreachable", "connection_refused"),
+                Failure::ConnectTimeout => {
+                    (StatusCode::GATEWAY_TIMEOUT, "Dataserver unreachable", "connection_timeout")
+                }
+                Failure::Closed => (StatusCode::BAD_GATEWAY, "Dataserver failed", "connection_terminated"),
+                Failure::HeadTimeout => {
+                    (StatusCode::GATEWAY_TIMEOUT, "Dataserver too slow", "http_response_timeout")
+                }
+                Failure::Protocol | Failure::Body => {
+                    (StatusCode::BAD_GATEWAY, "Dataserver failed", "http_protocol_error")
+                }
             },
         }
     }
@@ -168,7 +147,7 @@ impl Error {
             Self::BadRequest(_) | Self::TransferEncoding | Self::RequestBody | Self::RequestBodyStalled => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Upstream { .. } => {}
+            Self::Loop | Self::TooManyFields | Self::Upstream { .. } => {}
         }
         response
     }
@@ -212,9 +191,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Checked<F> {
         match self.project() {
             CheckedProj::Passed { inner } => inner.poll(cx),
             // Taken once; a future that is polled after its end has no promise to keep.
-            CheckedProj::Refused { error } => error
-                .take()
-                .map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            CheckedProj::Refused { error } => {
+                error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+            }
         }
     }
 }
@@ -244,9 +223,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        RespondFuture {
-            inner: self.inner.call(request),
-        }
+        RespondFuture { inner: self.inner.call(request) }
     }
 }
 
@@ -261,11 +238,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for RespondFuture
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(ready!(self.project().inner.poll(cx)).unwrap_or_else(
-            |error| {
-                tracing::debug!(%error, "request failed");
-                error.response()
-            },
-        )))
+        Poll::Ready(Ok(ready!(self.project().inner.poll(cx)).unwrap_or_else(|error| {
+            tracing::debug!(%error, "request failed");
+            error.response()
+        })))
     }
 }

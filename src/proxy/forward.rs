@@ -7,22 +7,25 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tower::Service;
 
 use super::Worker;
 use super::balance::Routed;
-use super::body::{Body, Progress, RequestBody, UpstreamBody};
+use super::body::{Body, RequestBody, UpstreamBody};
 use super::error::Error;
-use super::pool::{Lease, Sender, Upstream};
+use super::pool::{Connection, Lease, Sender, Upstream};
 use super::retry::{Attempt, Failed};
 use crate::addr::is_dialable;
 use crate::registry::Failure;
+
+/// hyper's own limit of its read buffer, which a larger head must fit into.
+const HYPER_MAX_BUF: usize = 8192 + 4096 * 100;
 
 /// Sends requests to the dataserver that was chosen.
 #[derive(Clone)]
@@ -55,44 +58,33 @@ async fn exchange(
     worker: Rc<Worker>,
     Routed { attempt, upstream }: Routed,
 ) -> Result<Response<Body>, Failed> {
-    let Attempt {
-        mut request,
-        mut tried,
-    } = attempt;
+    let Attempt { mut request, mut tried } = attempt;
     let fail = |failure| {
         upstream.counts.failed(failure);
-        Error::Upstream {
-            addr: upstream.addr.clone(),
-            failure,
-        }
+        Error::Upstream { addr: upstream.addr.clone(), failure }
     };
     if !request.headers().contains_key(header::HOST) {
-        // Only an HTTP/1.0 user may leave it out; towards a dataserver it must be there.
-        request
-            .headers_mut()
-            .insert(header::HOST, HeaderValue::from_static(""));
+        // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
     }
-    let mut lease = Lease::new(upstream.clone());
+    let mut lease = Lease::new(upstream.clone(), worker.settings.timeouts.pool_idle);
     loop {
         let kept = upstream.take_idle(worker.settings.timeouts.pool_idle);
         let was_kept = kept.is_some();
-        let mut sender = match kept {
-            Some(sender) => sender,
+        let mut connection = match kept {
+            Some(connection) => connection,
             None => match connect(&worker, &upstream).await {
-                Ok(sender) => sender,
+                Ok(connection) => connection,
                 Err(failure) => {
                     tried.push(upstream.id);
-                    return Err(Failed {
-                        error: fail(failure),
-                        unsent: Some(Attempt { request, tried }),
-                    });
+                    return Err(Failed { error: fail(failure), unsent: Some(Attempt { request, tried }) });
                 }
             },
         };
-        match send(&mut sender, request, worker.settings.timeouts.response_head).await {
+        match send(&mut connection.sender, request, worker.settings.timeouts.response_head).await {
             Sent::Answer(response) if is_framed_soundly(&response) => {
                 upstream.counts.answered(response.status().as_u16());
-                lease.hold(sender);
+                lease.hold(connection);
                 let idle_body = worker.settings.timeouts.idle_body;
                 return Ok(
                     response.map(|body| Body::from_upstream(UpstreamBody::new(body, idle_body, lease)))
@@ -143,22 +135,20 @@ async fn send(sender: &mut Sender, mut request: Request<RequestBody>, response_h
                 };
             }
             // The time counts from when the request was sent: an upload that moves may go on.
-            Err(_) => match still_sending(progress.as_ref(), response_head) {
-                Some(rest) => wait = rest,
+            Err(_) => match progress.as_ref().and_then(|progress| progress.time_left(response_head)) {
+                Some(left) => wait = left,
                 None => return Sent::TimedOut,
             },
         }
     }
 }
 
-/// How much of `limit` is left since the request's body last moved.
-fn still_sending(progress: Option<&Progress>, limit: Duration) -> Option<Duration> {
-    let idle = Instant::now().saturating_duration_since(progress?.get());
-    limit.checked_sub(idle).filter(|rest| !rest.is_zero())
-}
-
-/// A coding other than `chunked` hides where the answer ends (RFC 9112 §6.3).
+/// A coding other than `chunked` hides where the answer ends (RFC 9112 §6.3), and so does a switch of
+/// protocols that nobody asked for.
 fn is_framed_soundly(response: &Response<Incoming>) -> bool {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return false;
+    }
     let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
     match codings.next() {
         None => true,
@@ -166,36 +156,33 @@ fn is_framed_soundly(response: &Response<Incoming>) -> bool {
     }
 }
 
-async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Sender, Failure> {
+async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Connection, Failure> {
     let within = worker.settings.timeouts.connect;
-    let stream = timeout(within, dial(worker, upstream))
-        .await
-        .map_err(|_| Failure::ConnectTimeout)??;
+    let stream = timeout(within, dial(worker, upstream)).await.map_err(|_| Failure::ConnectTimeout)??;
     let _ = stream.set_nodelay(true); // only a matter of delay
     let limits = &worker.settings.limits;
     let (sender, connection) = http1::Builder::new()
         .max_headers(limits.headers)
         .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(HYPER_MAX_BUF))
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Failure::Connect)?;
     let dataserver = upstream.addr.clone();
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
         if let Err(error) = connection.await {
             // Whoever had a request on it hears of it in terms of that request.
             tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
         }
     });
-    Ok(sender)
+    Ok(Connection::new(sender, task.abort_handle()))
 }
 
 async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
     if let Some(target) = upstream.addr.socket_addr() {
         return TcpStream::connect(target).await.map_err(|_| Failure::Connect);
     }
-    let resolved = tokio::net::lookup_host(upstream.addr.as_str())
-        .await
-        .map_err(|_| Failure::Resolve)?;
+    let resolved = tokio::net::lookup_host(upstream.addr.as_str()).await.map_err(|_| Failure::Resolve)?;
     // A name is no way around what is refused of an address.
     let may_dial = |target: &SocketAddr| is_dialable(target.ip()) && !worker.settings.own.contains(*target);
     let mut failure = Failure::Resolve;

@@ -3,21 +3,24 @@
 mod fields;
 mod request;
 mod response;
+mod via;
 
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::{Checked, Error};
+
+pub(super) use via::Via;
 
 /// Who sends the requests of a connection.
 #[derive(Clone)]
@@ -40,16 +43,12 @@ impl Client {
 pub(super) struct Headers<S> {
     inner: S,
     client: Rc<Client>,
-    idle_body: Duration,
+    worker: Rc<Worker>,
 }
 
 impl<S> Headers<S> {
-    pub(super) fn new(inner: S, client: Client, idle_body: Duration) -> Self {
-        Self {
-            inner,
-            client: Rc::new(client),
-            idle_body,
-        }
+    pub(super) fn new(inner: S, client: Client, worker: Rc<Worker>) -> Self {
+        Self { inner, client: Rc::new(client), worker }
     }
 }
 
@@ -67,15 +66,16 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let version = head.version;
-        if let Err(error) = request::rewrite(&mut head, &body, &self.client) {
+        let settings = &self.worker.settings;
+        // hyper counts the fields of HTTP/1 itself, and only the bytes of HTTP/2.
+        if head.headers.len() > settings.limits.headers {
+            return Checked::refused(Error::TooManyFields);
+        }
+        if let Err(error) = request::rewrite(&mut head, &body, &self.client, &settings.via) {
             return Checked::refused(error);
         }
-        let request = Request::from_parts(head, RequestBody::new(body, self.idle_body));
-        Checked::passed(AnswerFuture {
-            inner: self.inner.call(request),
-            version,
-        })
+        let request = Request::from_parts(head, RequestBody::new(body, settings.timeouts.idle_body));
+        Checked::passed(AnswerFuture { inner: self.inner.call(request), worker: self.worker.clone() })
     }
 }
 
@@ -83,7 +83,7 @@ pin_project! {
     pub(super) struct AnswerFuture<F> {
         #[pin]
         inner: F,
-        version: Version,
+        worker: Rc<Worker>,
     }
 }
 
@@ -93,8 +93,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AnswerFuture<
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        response::rewrite(&mut response);
-        *response.version_mut() = *this.version;
+        response::rewrite(&mut response, &this.worker.settings.via);
+        // hyper lowers it for a user of HTTP/1.0, whose connection it would not keep open if it found that here.
+        *response.version_mut() = Version::HTTP_11;
         Poll::Ready(Ok(response))
     }
 }

@@ -41,8 +41,7 @@ pub(super) struct InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.counts.end();
-        self.counts
-            .answered(&self.method, self.status, self.begun.elapsed());
+        self.counts.answered(&self.method, self.status, self.begun.elapsed());
     }
 }
 
@@ -66,10 +65,7 @@ where
             begun: Instant::now(),
             status: CLIENT_CLOSED_REQUEST,
         };
-        InstrumentFuture {
-            inner: self.inner.call(request),
-            in_flight: Some(in_flight),
-        }
+        InstrumentFuture { inner: self.inner.call(request), in_flight: Some(in_flight) }
     }
 }
 

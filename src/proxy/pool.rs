@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::time::Instant;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
 
 use super::body::RequestBody;
 use crate::addr::Addr;
@@ -34,8 +35,21 @@ pub(super) struct Upstream {
 }
 
 struct Idle {
-    sender: Sender,
+    connection: Connection,
     since: Instant,
+}
+
+/// A connection to a dataserver.
+pub(super) struct Connection {
+    pub(super) sender: Sender,
+    /// Of the task that reads and writes it.
+    task: AbortHandle,
+}
+
+impl Connection {
+    pub(super) fn new(sender: Sender, task: AbortHandle) -> Self {
+        Self { sender, task }
+    }
 }
 
 impl Pool {
@@ -57,7 +71,9 @@ impl Pool {
         let now = Instant::now();
         self.upstreams.borrow_mut().retain(|_, upstream| {
             let mut idle = upstream.idle.borrow_mut();
-            idle.retain(|idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < limit);
+            idle.retain(|idle| {
+                !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < limit
+            });
             !idle.is_empty() || Rc::strong_count(upstream) > 1
         });
     }
@@ -65,39 +81,35 @@ impl Pool {
 
 impl Upstream {
     /// The connection that was used last, if it can still be used and was idle for less than `limit`.
-    pub(super) fn take_idle(&self, limit: Duration) -> Option<Sender> {
+    pub(super) fn take_idle(&self, limit: Duration) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if sender.is_ready() && now.saturating_duration_since(since) < limit {
-                return Some(sender);
+        while let Some(Idle { connection, since }) = idle.pop() {
+            if connection.sender.is_ready() && now.saturating_duration_since(since) < limit {
+                return Some(connection);
             }
         }
         None
     }
 
-    fn keep(&self, sender: Sender) {
-        self.idle.borrow_mut().push(Idle {
-            sender,
-            since: Instant::now(),
-        });
+    fn keep(&self, connection: Connection) {
+        self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
     }
 }
 
 /// A connection that is in use, and the count of that.
 pub(super) struct Lease {
     upstream: Rc<Upstream>,
-    sender: Option<Sender>,
+    connection: Option<Connection>,
+    pool_idle: Duration,
 }
 
 impl Lease {
-    /// Counts a request as under way at `upstream` until the lease is dropped.
-    pub(super) fn new(upstream: Rc<Upstream>) -> Self {
+    /// Counts a request as under way at `upstream` until the lease is dropped. A connection that is given back
+    /// has `pool_idle` to be ready for the next request.
+    pub(super) fn new(upstream: Rc<Upstream>, pool_idle: Duration) -> Self {
         upstream.counts.begin();
-        Self {
-            upstream,
-            sender: None,
-        }
+        Self { upstream, connection: None, pool_idle }
     }
 
     pub(super) fn upstream(&self) -> &Upstream {
@@ -105,23 +117,23 @@ impl Lease {
     }
 
     /// The connection that the request went out on.
-    pub(super) fn hold(&mut self, sender: Sender) {
-        self.sender = Some(sender);
+    pub(super) fn hold(&mut self, connection: Connection) {
+        self.connection = Some(connection);
     }
 
     /// The answer has ended: the connection is for the next request.
     pub(super) fn give_back(mut self) {
-        let Some(mut sender) = self.sender.take() else {
-            return;
-        };
-        if sender.is_ready() {
-            self.upstream.keep(sender);
-        } else if !sender.is_closed() {
-            // The connection's task has yet to see that the answer has ended.
-            let upstream = self.upstream.clone();
+        let Some(mut connection) = self.connection.take() else { return };
+        if connection.sender.is_ready() {
+            self.upstream.keep(connection);
+        } else if !connection.sender.is_closed() {
+            let (upstream, limit) = (self.upstream.clone(), self.pool_idle);
             tokio::task::spawn_local(async move {
-                if sender.ready().await.is_ok() {
-                    upstream.keep(sender);
+                // Its task has yet to see that the answer has ended; or it still sends a request that was
+                // answered early, and would hold on to it for as long as the user does.
+                match timeout(limit, connection.sender.ready()).await {
+                    Ok(Ok(())) => upstream.keep(connection),
+                    Ok(Err(_)) | Err(_) => connection.task.abort(),
                 }
             });
         }

@@ -65,16 +65,8 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let mut service = self.inner.clone();
-        let attempt = service.call(Attempt {
-            request,
-            tried: Vec::new(),
-        });
-        RetryFuture {
-            attempt,
-            service,
-            counts: self.counts.clone(),
-            last: None,
-        }
+        let attempt = service.call(Attempt { request, tried: Vec::new() });
+        RetryFuture { attempt, service, counts: self.counts.clone(), last: None }
     }
 }
 

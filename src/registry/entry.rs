@@ -21,14 +21,7 @@ pub struct Entry {
 impl Entry {
     pub(super) fn new(id: u64, addr: Addr, joined: u64, sent: u64, traffic: Arc<Traffic>) -> Self {
         let (last_heard, heartbeats) = (AtomicU64::new(sent), AtomicU64::new(1));
-        Self {
-            id,
-            addr,
-            joined,
-            last_heard,
-            heartbeats,
-            traffic,
-        }
+        Self { id, addr, joined, last_heard, heartbeats, traffic }
     }
 
     /// Never given twice, also not to a dataserver that comes back.

@@ -9,9 +9,7 @@ use super::*;
 const TTL: Duration = Duration::from_secs(10);
 
 fn addr(n: usize) -> Addr {
-    format!("10.{}.{}.{}:80", n >> 16 & 255, n >> 8 & 255, n & 255)
-        .parse()
-        .unwrap()
+    format!("10.{}.{}.{}:80", n >> 16 & 255, n >> 8 & 255, n & 255).parse().unwrap()
 }
 
 fn registry() -> Registry {
@@ -40,10 +38,7 @@ fn a_first_heartbeat_joins_and_the_next_refreshes() {
 #[test]
 fn a_heartbeat_older_than_the_ttl_is_stale_and_joins_nobody() {
     let (registry, now) = (registry(), Instant::now() + TTL * 2);
-    assert_eq!(
-        registry.record(&addr(1), now - TTL - Duration::from_nanos(1), now),
-        Recorded::Stale
-    );
+    assert_eq!(registry.record(&addr(1), now - TTL - Duration::from_nanos(1), now), Recorded::Stale);
     assert_eq!(registry.live(now), 0);
     assert_eq!(registry.record(&addr(1), now - TTL, now), Recorded::Joined);
 }
@@ -72,10 +67,7 @@ fn an_expired_entry_is_not_picked_even_if_nobody_sweeps() {
     registry.publish();
     registry.record(&addr(2), now + TTL, now + TTL);
     let later = now + TTL + Duration::from_secs(1);
-    assert_eq!(
-        picks(&registry, later, 1000),
-        HashMap::from([(addr(2).to_string(), 1000)])
-    );
+    assert_eq!(picks(&registry, later, 1000), HashMap::from([(addr(2).to_string(), 1000)]));
 }
 
 #[test]
@@ -87,10 +79,7 @@ fn the_last_live_one_among_thousands_of_expired_is_found() {
     registry.publish();
     registry.record(&addr(4321), now + TTL, now + TTL);
     let later = now + TTL + Duration::from_secs(1);
-    assert_eq!(
-        picks(&registry, later, 100),
-        HashMap::from([(addr(4321).to_string(), 100)])
-    );
+    assert_eq!(picks(&registry, later, 100), HashMap::from([(addr(4321).to_string(), 100)]));
 }
 
 #[test]
@@ -129,10 +118,7 @@ fn every_live_one_is_as_likely_as_another() {
     let seen = picks(&registry, now, 100_000);
     assert_eq!(seen.len(), 10);
     // The deviation of one count is 95; eight of them is no accident.
-    assert!(
-        seen.values().all(|&count| (9_240..10_760).contains(&count)),
-        "{seen:?}"
-    );
+    assert!(seen.values().all(|&count| (9_240..10_760).contains(&count)), "{seen:?}");
 }
 
 #[test]
@@ -157,11 +143,7 @@ fn counts_go_on_when_a_dataserver_comes_back() {
     registry.record(&addr(1), now, now);
     registry.publish();
     let mut reader = registry.reader();
-    let shard = reader
-        .pick(now, &mut SmallRng::seed_from_u64(7), &[])
-        .unwrap()
-        .traffic()
-        .shard(0);
+    let shard = reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).unwrap().traffic().shard(0);
     shard.answered(200);
     let later = now + TTL * 2;
     registry.sweep(later);

@@ -119,17 +119,16 @@ impl Traffic {
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.shards
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
 impl Shard {
     /// An answer with this status came.
     pub fn answered(&self, status: u16) {
-        if let Some(class) = self.answers.get(usize::from(status / 100).saturating_sub(1)) {
+        // What is over 599 is no better than a 5xx.
+        let class = usize::from(status / 100).saturating_sub(1).min(self.answers.len() - 1);
+        if let Some(class) = self.answers.get(class) {
             add(class, 1);
         }
     }

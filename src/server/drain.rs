@@ -31,37 +31,23 @@ impl Drain {
         }
     }
 
-    /// Resolves when it has begun.
+    /// Resolves when it has begun, and what had come by then is known: tokio learns what there is to read
+    /// between two rounds of its tasks.
     pub(super) async fn begun(&self) {
         let registration = Registration::new(self);
-        poll_fn(|cx| {
-            if registration.is_due(cx.waker()) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        poll_fn(|cx| if registration.is_due(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
+        tokio::task::yield_now().await;
     }
 
-    /// Drives `connection` to its end, and calls `end` on it once when the drain begins.
+    /// Drives `connection` to its end, and calls `end` on it once when the drain has begun.
     pub(super) async fn watch<C: Future>(&self, connection: C, end: impl FnOnce(Pin<&mut C>)) -> C::Output {
         let mut connection = pin!(connection);
-        let mut end = Some(end);
-        let registration = Registration::new(self);
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = connection.as_mut().poll(cx) {
-                return Poll::Ready(output);
-            }
-            if end.is_some() && registration.is_due(cx.waker()) {
-                if let Some(end) = end.take() {
-                    end(connection.as_mut());
-                }
-                return connection.as_mut().poll(cx);
-            }
-            Poll::Pending
-        })
-        .await
+        tokio::select! {
+            biased; // a request that has come is taken in first
+            output = connection.as_mut() => return output,
+            () = self.begun() => end(connection.as_mut()),
+        }
+        connection.await
     }
 }
 
@@ -77,11 +63,7 @@ impl<'a> Registration<'a> {
         let inner = &*drain.inner;
         let id = inner.next.get();
         inner.next.set(id + 1);
-        Self {
-            inner,
-            id,
-            registered: Cell::new(false),
-        }
+        Self { inner, id, registered: Cell::new(false) }
     }
 
     /// A task's waker stays the same for as long as it lives, so that the first one is kept.

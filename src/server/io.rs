@@ -26,12 +26,7 @@ pub(super) struct Downstream {
 impl Downstream {
     /// A write that waits longer than `write_limit` for its reader fails.
     pub(super) fn new(stream: TcpStream, write_limit: Duration) -> Self {
-        Self {
-            stream,
-            seen: Vec::new(),
-            write_limit,
-            write_timer: None,
-        }
+        Self { stream, seen: Vec::new(), write_limit, write_timer: None }
     }
 
     /// Waits for as many bytes as it takes to tell.
@@ -63,10 +58,7 @@ impl Downstream {
             .write_timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the reader does not read",
-        )))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader does not read")))
     }
 }
 

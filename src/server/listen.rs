@@ -18,20 +18,19 @@ const BACKLOG: i32 = 4096;
 pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let first = socket(addr)?;
     first.bind(&addr.into())?;
+    // Two gateways that start at once can both bind; only one of them can listen.
+    first.listen(BACKLOG)?;
     first.set_reuse_port(true)?;
     let addr = first.local_addr()?.as_socket().unwrap_or(addr);
-    let mut sockets = vec![first];
+    let mut listeners = vec![TcpListener::from(first)];
     for _ in 1..count {
         let next = socket(addr)?;
         next.set_reuse_port(true)?;
         next.bind(&addr.into())?;
-        sockets.push(next);
+        next.listen(BACKLOG)?;
+        listeners.push(next.into());
     }
-    let listen = |socket: Socket| {
-        socket.listen(BACKLOG)?;
-        Ok(TcpListener::from(socket))
-    };
-    sockets.into_iter().map(listen).collect()
+    Ok(listeners)
 }
 
 fn socket(addr: SocketAddr) -> io::Result<Socket> {
@@ -50,16 +49,9 @@ mod tests {
     fn the_workers_share_a_port_and_a_second_gateway_does_not() {
         let first = bind("127.0.0.1:0".parse().unwrap(), 4).unwrap();
         let addr = first[0].local_addr().unwrap();
-        assert!(
-            first
-                .iter()
-                .all(|listener| listener.local_addr().unwrap() == addr)
-        );
+        assert!(first.iter().all(|listener| listener.local_addr().unwrap() == addr));
         assert_eq!(bind(addr, 4).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(
-            TcpListener::bind(addr).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(TcpListener::bind(addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
         bind(addr, 2).unwrap();
     }

@@ -19,21 +19,14 @@ pub fn trials() -> Vec<Trial> {
         metrics_count_what_happened,
     ];
     let promtool = &*tools::PROMTOOL;
-    trials.push(trial_with(
-        "admin::promtool_finds_nothing_in_the_metrics",
-        promtool,
-        promtool_finds_nothing,
-    ));
+    trials.push(trial_with("admin::promtool_finds_nothing_in_the_metrics", promtool, promtool_finds_nothing));
     trials
 }
 
 fn dataservers_are_listed_with_what_is_known_of_them() {
     let gateway = Apiserver::start(PATIENT);
     let reply = get(gateway.listen, "/dataservers");
-    assert_eq!(
-        reply.json(),
-        serde_json::json!({"frozen": false, "dataservers": []})
-    );
+    assert_eq!(reply.json(), serde_json::json!({"frozen": false, "dataservers": []}));
     let (one, two) = (Stub::ok("one"), Stub::ok("two"));
     gateway.announce(&[one.addr(), two.addr()]);
     for _ in 0..20 {
@@ -42,10 +35,7 @@ fn dataservers_are_listed_with_what_is_known_of_them() {
     let reply = get(gateway.listen, "/dataservers");
     assert_eq!(reply.header("content-type"), Some("application/json"));
     let list = reply.json()["dataservers"].as_array().unwrap().clone();
-    let addrs: Vec<_> = list
-        .iter()
-        .map(|entry| entry["addr"].as_str().unwrap().to_owned())
-        .collect();
+    let addrs: Vec<_> = list.iter().map(|entry| entry["addr"].as_str().unwrap().to_owned()).collect();
     let mut sorted = addrs.clone();
     sorted.sort();
     assert_eq!(addrs, sorted);
@@ -70,18 +60,10 @@ fn one_dataserver_is_shown_by_its_address() {
     gateway.announce(&[stub.addr()]);
     let entry = get(gateway.listen, &format!("/dataservers/{}", stub.addr())).json();
     assert_eq!(entry["addr"], stub.addr().to_string());
-    for unknown in [
-        "/dataservers/127.0.0.1:1",
-        "/dataservers/nonsense",
-        "/dataservers/",
-    ] {
+    for unknown in ["/dataservers/127.0.0.1:1", "/dataservers/nonsense", "/dataservers/"] {
         let reply = get(gateway.listen, unknown);
         assert_eq!(reply.status, 404, "{unknown}");
-        assert_eq!(
-            reply.header("content-type"),
-            Some("application/problem+json"),
-            "{unknown}"
-        );
+        assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{unknown}");
     }
 }
 
@@ -89,10 +71,7 @@ fn readyz_says_no_until_somebody_is_live() {
     let gateway = Apiserver::start(PATIENT);
     assert_eq!(get(gateway.listen, "/healthz").status, 200);
     let reply = get(gateway.listen, "/readyz");
-    assert_eq!(
-        (reply.status, &reply.json()["reason"]),
-        (503, &"no live dataserver".into())
-    );
+    assert_eq!((reply.status, &reply.json()["reason"]), (503, &"no live dataserver".into()));
     let stub = Stub::ok("");
     gateway.announce(&[stub.addr()]);
     let reply = get(gateway.listen, "/readyz");
@@ -101,13 +80,7 @@ fn readyz_says_no_until_somebody_is_live() {
 
 fn a_client_outside_admin_allow_gets_403_and_sees_nothing() {
     let gateway = Apiserver::start("gateway: {admin_allow: [10.0.0.0/8]}\nregistry: {ttl: 1h}\n");
-    for path in [
-        "/dataservers",
-        "/dataservers/127.0.0.1:1",
-        "/metrics",
-        "/healthz",
-        "/readyz",
-    ] {
+    for path in ["/dataservers", "/dataservers/127.0.0.1:1", "/metrics", "/healthz", "/readyz"] {
         let reply = get(gateway.listen, path);
         assert_eq!(reply.status, 403, "{path}");
         assert_eq!(reply.json()["title"], "Forbidden");
@@ -122,30 +95,18 @@ fn with_admin_listen_the_admin_paths_move_and_listen_forwards_every_path() {
     let admin = gateway.admin.unwrap();
     let stub = Stub::ok("forwarded");
     gateway.announce(&[stub.addr()]);
-    for path in [
-        "/dataservers",
-        "/metrics",
-        "/healthz",
-        "/readyz",
-        "/dataservers/x",
-    ] {
+    for path in ["/dataservers", "/metrics", "/healthz", "/readyz", "/dataservers/x"] {
         assert_eq!(get(gateway.listen, path).text(), "forwarded", "{path}");
         assert_ne!(get(admin, path).text(), "forwarded", "{path}");
     }
     let reply = get(admin, "/");
-    assert_eq!(
-        (reply.status, reply.header("content-type")),
-        (404, Some("application/problem+json"))
-    );
+    assert_eq!((reply.status, reply.header("content-type")), (404, Some("application/problem+json")));
 }
 
 fn only_get_is_answered() {
     let gateway = Apiserver::start("");
     let ask = |to: SocketAddr, method: &str| {
-        exchange(
-            to,
-            &request(&format!("{method} /readyz"), &[("connection", "close")], b""),
-        )
+        exchange(to, &request(&format!("{method} /readyz"), &[("connection", "close")], b""))
     };
     assert_eq!(ask(gateway.listen, "POST").status, 405);
     assert_eq!(ask(gateway.listen, "HEAD").status, 503);
@@ -175,13 +136,7 @@ fn metrics_count_what_happened() {
         ("gateway_requests_total{method=\"POST\",code=\"200\"}", 2.0),
         ("gateway_request_duration_seconds_count", 5.0),
         ("gateway_requests_in_flight", 0.0),
-        (
-            &format!(
-                "gateway_upstream_requests_total{{dataserver=\"{}\",code=\"2xx\"}}",
-                stub.addr()
-            ),
-            5.0,
-        ),
+        (&format!("gateway_upstream_requests_total{{dataserver=\"{}\",code=\"2xx\"}}", stub.addr()), 5.0),
         ("gateway_retries_total{reason=\"connect\"}", 0.0),
     ] {
         assert!(
@@ -213,12 +168,7 @@ fn promtool_finds_nothing() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    promtool
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(gateway.metrics().as_bytes())
-        .unwrap();
+    promtool.stdin.take().unwrap().write_all(gateway.metrics().as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -18,24 +18,18 @@ pub fn trials() -> Vec<Trial> {
         a_named_file_must_exist,
         a_port_in_use_is_named_with_the_key_that_moves_it,
         a_second_gateway_does_not_share_the_port_of_the_first,
+        of_gateways_that_start_at_once_one_gets_the_port,
         a_dataservers_port_in_use_is_named,
         a_gateway_stops_on_sigterm_and_sigint,
     ]
 }
 
 fn apiserver(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_apiserver"))
-        .args(args)
-        .current_dir(tools::source("."))
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_apiserver")).args(args).current_dir(tools::source(".")).output().unwrap()
 }
 
 fn dataserver(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dataserver"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_dataserver")).args(args).output().unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -43,12 +37,7 @@ fn stderr(output: &Output) -> String {
 }
 
 fn help_and_version_end_well() {
-    for args in [
-        &["--help"][..],
-        &["--version"],
-        &["demo", "--help"],
-        &["check", "--help"],
-    ] {
+    for args in [&["--help"][..], &["--version"], &["demo", "--help"], &["check", "--help"]] {
         assert_eq!(apiserver(args).status.code(), Some(0), "apiserver {args:?}");
     }
     for args in [&["--help"][..], &["--version"], &["announce", "--help"]] {
@@ -59,10 +48,7 @@ fn help_and_version_end_well() {
 
 fn an_unknown_flag_ends_with_1() {
     assert_eq!(apiserver(&["--no-such-flag"]).status.code(), Some(1));
-    assert_eq!(
-        dataserver(&["announce", "--addr", "0.0.0.0:1"]).status.code(),
-        Some(1)
-    );
+    assert_eq!(dataserver(&["announce", "--addr", "0.0.0.0:1"]).status.code(), Some(1));
 }
 
 fn check_accepts_the_files_in_conf() {
@@ -81,10 +67,7 @@ fn write(dir: &Path, config: &str) -> String {
 
 fn check_prints_every_fault_and_ends_with_78() {
     let dir = tempfile::tempdir().unwrap();
-    let file = write(
-        dir.path(),
-        "gateway: {listen: abc, x: 1}\nregistry: {ttl: soon}\n",
-    );
+    let file = write(dir.path(), "gateway: {listen: abc, x: 1}\nregistry: {ttl: soon}\n");
     let output = apiserver(&["check", "--config", &file]);
     assert_eq!(output.status.code(), Some(78));
     let expected = format!(
@@ -100,21 +83,14 @@ fn the_gateway_does_not_start_with_a_bad_config() {
     let file = write(dir.path(), "gateway: {listen: abc}\n");
     for output in [apiserver(&["--config", &file]), dataserver(&["--config", &file])] {
         assert_eq!(output.status.code(), Some(78));
-        assert_eq!(
-            stderr(&output),
-            format!("{file}: gateway.listen: \"abc\" is not HOST:PORT\n")
-        );
+        assert_eq!(stderr(&output), format!("{file}: gateway.listen: \"abc\" is not HOST:PORT\n"));
     }
 }
 
 fn a_named_file_must_exist() {
     let output = apiserver(&["--config", "no/such/file.yaml"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(
-        stderr(&output).contains("no/such/file.yaml: cannot be read"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("no/such/file.yaml: cannot be read"), "{}", stderr(&output));
 }
 
 /// Starts a gateway that must fail, and returns what it said.
@@ -131,11 +107,7 @@ fn a_port_in_use_is_named_with_the_key_that_moves_it() {
     let free = "127.0.0.1:0";
     for key in ["gateway.listen", "gateway.admin_listen", "tcp", "http", "lookup"] {
         let at = |name| {
-            if key.ends_with(name) {
-                taken.to_string()
-            } else {
-                free.to_owned()
-            }
+            if key.ends_with(name) { taken.to_string() } else { free.to_owned() }
         };
         let config = format!(
             "gateway: {{listen: '{}', admin_listen: '{}'}}\n\
@@ -147,11 +119,8 @@ fn a_port_in_use_is_named_with_the_key_that_moves_it() {
             at("lookup")
         );
         let said = fails_to_start(&config);
-        let key = if key.starts_with("gateway") {
-            key.to_owned()
-        } else {
-            format!("nsq.embedded_listen.{key}")
-        };
+        let key =
+            if key.starts_with("gateway") { key.to_owned() } else { format!("nsq.embedded_listen.{key}") };
         assert!(said.contains(&taken.to_string()), "{said}");
         assert!(said.contains(&format!("set {key} to move it")), "{said}");
     }
@@ -162,22 +131,10 @@ fn a_second_gateway_does_not_share_the_port_of_the_first() {
     let [tcp, http, lookup] = first.nsq.unwrap();
     let free = "127.0.0.1:0";
     for (listen, nsq) in [
-        (
-            first.listen.to_string(),
-            [free.to_owned(), free.to_owned(), free.to_owned()],
-        ),
-        (
-            free.to_owned(),
-            [tcp.to_string(), free.to_owned(), free.to_owned()],
-        ),
-        (
-            free.to_owned(),
-            [free.to_owned(), http.to_string(), free.to_owned()],
-        ),
-        (
-            free.to_owned(),
-            [free.to_owned(), free.to_owned(), lookup.to_string()],
-        ),
+        (first.listen.to_string(), [free.to_owned(), free.to_owned(), free.to_owned()]),
+        (free.to_owned(), [tcp.to_string(), free.to_owned(), free.to_owned()]),
+        (free.to_owned(), [free.to_owned(), http.to_string(), free.to_owned()]),
+        (free.to_owned(), [free.to_owned(), free.to_owned(), lookup.to_string()]),
     ] {
         let said = fails_to_start(&format!(
             "gateway: {{listen: '{listen}', workers: 2}}\n\
@@ -185,6 +142,27 @@ fn a_second_gateway_does_not_share_the_port_of_the_first() {
             nsq[0], nsq[1], nsq[2]
         ));
         assert!(said.contains("in use"), "{said}");
+    }
+}
+
+fn of_gateways_that_start_at_once_one_gets_the_port() {
+    for _ in 0..5 {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0";
+        let nsq = format!("nsq: {{embedded_listen: {{tcp: '{any}', http: '{any}', lookup: '{any}'}}}}\n");
+        let file = write(dir.path(), &format!("gateway: {{listen: '{free}', workers: 2}}\n{nsq}"));
+        let start = || Process::start(&mut Apiserver::command(Path::new(&file)));
+        let mut gateways: Vec<_> = (0..4).map(|_| start()).collect();
+        // Each either listens or has ended.
+        for gateway in &gateways {
+            gateway.wait_for("outcome", |line| {
+                (line.contains("gateway listens") || line.contains("cannot listen")).then_some(())
+            });
+        }
+        let listening = gateways.iter().filter(|gateway| gateway.count("gateway listens") > 0).count();
+        assert_eq!(listening, 1);
+        gateways.clear();
     }
 }
 
@@ -211,16 +189,11 @@ fn a_gateway_stops_on_sigterm_and_sigint() {
         gateway.process.signal(signal);
         assert_eq!(gateway.process.wait().code(), Some(0));
         let output = gateway.process.output();
-        assert!(
-            output.contains("stopped") && !output.contains("panicked"),
-            "{output}"
-        );
+        assert!(output.contains("stopped") && !output.contains("panicked"), "{output}");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_dataserver"));
     let mut dataserver = Process::start(command.args(["--addr", "127.0.0.1:0"]));
-    dataserver.wait_for("listener", |line| {
-        line.contains("dataserver listens").then_some(())
-    });
+    dataserver.wait_for("listener", |line| line.contains("dataserver listens").then_some(()));
     dataserver.signal("TERM");
     assert_eq!(dataserver.wait().code(), Some(0));
 }

@@ -11,32 +11,18 @@ use crate::support::{Apiserver, Broker, Cluster, Process, Stub, eventually, get,
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for broker in [Broker::Real, Broker::Embedded] {
-        for client in [
-            Client::SeedGo,
-            Client::Go,
-            Client::Python,
-            Client::Node,
-            Client::Curl,
-        ] {
+        for client in [Client::SeedGo, Client::Go, Client::Python, Client::Node, Client::Curl] {
             let name = format!("clients::{broker:?}::{client:?}_announces_a_dataserver").to_lowercase();
-            trials.push(trial_with(&name, &needs(broker, client), move || {
-                announces(broker, client)
-            }));
+            trials.push(trial_with(&name, &needs(broker, client), move || announces(broker, client)));
         }
         for client in [Client::Go, Client::Python, Client::Node] {
             let name = format!("clients::{broker:?}::{client:?}_consumes").to_lowercase();
-            trials.push(trial_with(&name, &needs(broker, client), move || {
-                consumes(broker, client)
-            }));
+            trials.push(trial_with(&name, &needs(broker, client), move || consumes(broker, client)));
         }
         let name = format!("clients::{broker:?}::go_requeues_and_sees_it_again").to_lowercase();
-        trials.push(trial_with(&name, &needs(broker, Client::Go), move || {
-            go_requeues(broker)
-        }));
+        trials.push(trial_with(&name, &needs(broker, Client::Go), move || go_requeues(broker)));
         let name = format!("clients::{broker:?}::go_finds_nsqd_through_lookup").to_lowercase();
-        trials.push(trial_with(&name, &needs(broker, Client::Go), move || {
-            go_looks_up(broker)
-        }));
+        trials.push(trial_with(&name, &needs(broker, Client::Go), move || go_looks_up(broker)));
     }
     trials
 }
@@ -102,11 +88,7 @@ fn announces(broker: Broker, client: Client) {
     let mut command = program(client);
     let producer = match client {
         Client::SeedGo | Client::Go => {
-            let how = if client == Client::SeedGo {
-                "seed-producer"
-            } else {
-                "producer"
-            };
+            let how = if client == Client::SeedGo { "seed-producer" } else { "producer" };
             Process::start(command.args([
                 how,
                 "-nsqd",
@@ -136,9 +118,7 @@ fn announces(broker: Broker, client: Client) {
         }
     };
     gateway.wait_for_live(&[&addr]);
-    eventually("an answer", || {
-        (get(gateway.listen, "/").text() == "announced").then_some(())
-    });
+    eventually("an answer", || (get(gateway.listen, "/").text() == "announced").then_some(()));
     if client != Client::Curl {
         // Longer than the TTL: the heartbeats go on and are read.
         for _ in 0..50 {
@@ -195,21 +175,16 @@ fn consumes(broker: Broker, client: Client) {
     let output = consumer.output();
     assert!(status.success(), "{output}");
     for body in &bodies {
-        assert!(
-            output.lines().any(|line| line == format!("1 {body}")),
-            "{body} is missing in:\n{output}"
-        );
+        assert!(output.lines().any(|line| line == format!("1 {body}")), "{body} is missing in:\n{output}");
     }
     all_finished(&cluster, "c");
 }
 
 fn all_finished(cluster: &Cluster, name: &str) {
     eventually("every message to be finished", || {
-        let stats = get(
-            cluster.nsqds[0].http,
-            &format!("/stats?format=json&topic={OTHER_TOPIC}&channel={name}"),
-        )
-        .json();
+        let stats =
+            get(cluster.nsqds[0].http, &format!("/stats?format=json&topic={OTHER_TOPIC}&channel={name}"))
+                .json();
         let channel = &stats["topics"][0]["channels"][0];
         (channel["depth"] == 0 && channel["in_flight_count"] == 0 && channel["channel_name"] == name)
             .then_some(())
@@ -238,10 +213,7 @@ fn go_requeues(broker: Broker) {
     let mut consumer = Process::start(&mut command);
     assert!(consumer.wait().success(), "{}", consumer.output());
     let output = consumer.output();
-    assert!(
-        output.contains("1 again") && output.contains("2 again"),
-        "{output}"
-    );
+    assert!(output.contains("1 again") && output.contains("2 again"), "{output}");
     all_finished(&cluster, "c");
 }
 

@@ -5,57 +5,38 @@ use std::time::{Duration, Instant, SystemTime};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, Broker, Cluster, DataserverProcess, Stub, eventually, get, pause, tools, trial_with, within,
+    Apiserver, Broker, Cluster, DataserverProcess, Stub, eventually, get, pause, tools, trial_with, trials,
+    within,
 };
 
+/// What is tried on each kind of NSQ.
+type Test = fn(Broker);
+
 pub fn trials() -> Vec<Trial> {
-    let tests: &[(&str, fn(Broker))] = &[
+    let tests: Vec<(&str, Test)> = vec![
         ("every_live_dataserver_answers", every_live_dataserver_answers),
-        (
-            "a_stopped_dataserver_is_evicted_and_gets_no_request",
-            a_stopped_dataserver_is_evicted,
-        ),
-        (
-            "an_nsqd_killed_and_restarted_is_connected_again_within_5_s",
-            an_nsqd_killed_and_restarted,
-        ),
-        (
-            "an_nsqd_that_is_stopped_is_noticed",
-            an_nsqd_that_is_stopped_is_noticed,
-        ),
-        (
-            "nsqds_are_found_through_lookup_alone",
-            nsqds_are_found_through_lookup_alone,
-        ),
-        (
-            "faults_16_one_of_two_nsqds_dies_and_nobody_is_evicted",
-            one_of_two_nsqds_dies,
-        ),
-        (
-            "faults_17_old_heartbeats_revive_nobody",
-            old_heartbeats_revive_nobody,
-        ),
-        (
-            "faults_18_hostile_heartbeats_are_refused_counted_and_finished",
-            hostile_heartbeats,
-        ),
-        (
-            "faults_34_two_gateways_hold_the_same_set",
-            two_gateways_hold_the_same_set,
-        ),
-        (
-            "gateways_on_a_shared_channel_share_its_messages",
-            gateways_on_a_shared_channel,
-        ),
+        ("a_stopped_dataserver_is_evicted_and_gets_no_request", a_stopped_dataserver_is_evicted),
+        ("an_nsqd_killed_and_restarted_is_connected_again_within_5_s", an_nsqd_killed_and_restarted),
+        ("an_nsqd_that_is_stopped_is_noticed", an_nsqd_that_is_stopped_is_noticed),
+        ("nsqds_are_found_through_lookup_alone", nsqds_are_found_through_lookup_alone),
+        ("faults_16_one_of_two_nsqds_dies_and_nobody_is_evicted", one_of_two_nsqds_dies),
+        ("faults_17_old_heartbeats_revive_nobody", old_heartbeats_revive_nobody),
+        ("faults_18_hostile_heartbeats_are_refused_counted_and_finished", hostile_heartbeats),
+        ("faults_34_two_gateways_hold_the_same_set", two_gateways_hold_the_same_set),
+        ("gateways_on_a_shared_channel_share_its_messages", gateways_on_a_shared_channel),
+        ("a_gateway_leaves_without_a_trace", a_gateway_leaves_without_a_trace),
     ];
     let mut trials = Vec::new();
     for (name, test) in tests {
-        let test = *test;
         let real = format!("cluster::real::{name}");
         trials.push(trial_with(&real, &tools::NSQD, move || test(Broker::Real)));
         let embedded = format!("cluster::embedded::{name}");
         trials.push(trial_with(&embedded, &Ok(()), move || test(Broker::Embedded)));
     }
+    trials.extend(trials![
+        faults_20_an_nsqd_that_sends_hostile_frames_is_backed_off_from_and_costs_nothing,
+        a_lookup_that_is_none_is_said_so,
+    ]);
     // An embedded lookup knows its own nsqd and no other.
     let name = "cluster::real::an_nsqd_started_later_is_found";
     trials.push(trial_with(name, &tools::NSQD, an_nsqd_started_later_is_found));
@@ -67,10 +48,7 @@ const QUICK: &str =
     "registry: {ttl: 2500ms, sweep_interval: 200ms}\nnsq: {lookup_interval: 300ms, silence_timeout: 2s}\n";
 
 fn addrs(dataservers: &[DataserverProcess]) -> Vec<&str> {
-    dataservers
-        .iter()
-        .map(|dataserver| dataserver.addr.as_str())
-        .collect()
+    dataservers.iter().map(|dataserver| dataserver.addr.as_str()).collect()
 }
 
 fn start_dataservers(count: usize, config: &str) -> Vec<DataserverProcess> {
@@ -91,10 +69,7 @@ fn answering(gateway: &Apiserver, requests: usize) -> Vec<String> {
 }
 
 fn connected(gateway: &Apiserver, cluster: &Cluster, nsqd: usize) -> bool {
-    gateway.metric(&format!(
-        "gateway_nsqd_connected{{nsqd=\"{}\"}}",
-        cluster.nsqds[nsqd].tcp
-    )) > 0.0
+    gateway.metric(&format!("gateway_nsqd_connected{{nsqd=\"{}\"}}", cluster.nsqds[nsqd].tcp)) > 0.0
 }
 
 fn every_live_dataserver_answers(broker: Broker) {
@@ -104,9 +79,7 @@ fn every_live_dataserver_answers(broker: Broker) {
     gateway.wait_for_live(&addrs(&dataservers));
     let mut wanted = addrs(&dataservers);
     wanted.sort_unstable();
-    eventually("every one to answer", || {
-        (answering(&gateway, 60) == wanted).then_some(())
-    });
+    eventually("every one to answer", || (answering(&gateway, 60) == wanted).then_some(()));
     // It stays so: heartbeats go to a random one of two nsqds, and each gateway reads both.
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
@@ -145,20 +118,13 @@ fn an_nsqd_killed_and_restarted(broker: Broker) {
         });
         pause(Duration::from_secs(3));
         cluster.nsqds[0].run();
-        within(Duration::from_secs(5), "the link again", || {
-            connected(&gateway, &cluster, 0).then_some(())
-        });
+        within(Duration::from_secs(5), "the link again", || connected(&gateway, &cluster, 0).then_some(()));
     }
     let stub = Stub::ok("");
     cluster.nsqds[0].publish(stub.addr().to_string().as_bytes());
     gateway.wait_for_live(&[&stub.addr().to_string()]);
     // A line for each change, not for each try.
-    assert_eq!(
-        gateway.process.count("no longer read from this nsqd"),
-        2,
-        "{}",
-        gateway.process.output()
-    );
+    assert_eq!(gateway.process.count("no longer read from this nsqd"), 2, "{}", gateway.process.output());
 }
 
 /// SIGSTOP: no FIN, no RST, and the kernel goes on accepting connections.
@@ -171,9 +137,7 @@ fn an_nsqd_that_is_stopped_is_noticed(broker: Broker) {
         (!connected(&gateway, &cluster, 0)).then_some(())
     });
     cluster.nsqds[0].signal("CONT");
-    within(Duration::from_secs(8), "the link again", || {
-        connected(&gateway, &cluster, 0).then_some(())
-    });
+    within(Duration::from_secs(8), "the link again", || connected(&gateway, &cluster, 0).then_some(()));
     let stub = Stub::ok("");
     cluster.nsqds[0].publish(stub.addr().to_string().as_bytes());
     gateway.wait_for_live(&[&stub.addr().to_string()]);
@@ -195,20 +159,14 @@ fn an_nsqd_started_later_is_found() {
     cluster.add_nsqd();
     let stub = Stub::ok("third");
     cluster.nsqds[2].publish(stub.addr().to_string().as_bytes());
-    eventually("the third link", || {
-        connected(&gateway, &cluster, 2).then_some(())
-    });
+    eventually("the third link", || connected(&gateway, &cluster, 2).then_some(()));
     cluster.nsqds[2].publish(stub.addr().to_string().as_bytes());
     gateway.wait_for_live(&[&stub.addr().to_string()]);
     // One that has left is forgotten.
     cluster.nsqds[2].kill();
     let left = format!("gateway_nsqd_connected{{nsqd=\"{}\"}}", cluster.nsqds[2].tcp);
-    eventually("the third to be gone", || {
-        (gateway.metric(&left) < 1.0).then_some(())
-    });
-    gateway.process.wait_for("departure", |line| {
-        line.contains("this nsqd has left").then_some(())
-    });
+    eventually("the third to be gone", || (gateway.metric(&left) < 1.0).then_some(()));
+    gateway.process.wait_for("departure", |line| line.contains("this nsqd has left").then_some(()));
 }
 
 fn one_of_two_nsqds_dies(broker: Broker) {
@@ -280,23 +238,15 @@ fn hostile_heartbeats(broker: Broker) {
     eventually("every message to be finished", || {
         let stats = get(cluster.nsqds[0].http, "/stats?format=json&topic=data_server_addr").json();
         let channel = &stats["topics"][0]["channels"][0];
-        let open = [
-            "depth",
-            "in_flight_count",
-            "deferred_count",
-            "requeue_count",
-            "timeout_count",
-        ];
+        let open = ["depth", "in_flight_count", "deferred_count", "requeue_count", "timeout_count"];
         open.iter().all(|count| channel[count] == 0).then_some(())
     });
 }
 
 fn two_gateways_hold_the_same_set(broker: Broker) {
     let cluster = Cluster::start(broker, 2);
-    let gateways = [
-        Apiserver::start(&cluster.config(true, QUICK)),
-        Apiserver::start(&cluster.config(true, QUICK)),
-    ];
+    let gateways =
+        [Apiserver::start(&cluster.config(true, QUICK)), Apiserver::start(&cluster.config(true, QUICK))];
     let dataservers = start_dataservers(3, &cluster.config(false, ""));
     for gateway in &gateways {
         gateway.wait_for_live(&addrs(&dataservers));
@@ -321,13 +271,88 @@ fn gateways_on_a_shared_channel(broker: Broker) {
     for n in 0..200 {
         cluster.nsqds[0].publish(format!("127.0.0.1:{}", 20_000 + n).as_bytes());
     }
-    let seen = || {
-        gateways
-            .each_ref()
-            .map(|gateway| gateway.metric("gateway_heartbeats_total{result=\"joined\"}"))
-    };
-    eventually("200 in all", || {
-        ((seen().iter().sum::<f64>() - 200.0).abs() < 0.1).then_some(())
-    });
+    let seen =
+        || gateways.each_ref().map(|gateway| gateway.metric("gateway_heartbeats_total{result=\"joined\"}"));
+    eventually("200 in all", || ((seen().iter().sum::<f64>() - 200.0).abs() < 0.1).then_some(()));
     assert!(seen().iter().all(|count| *count > 0.0), "{:?}", seen());
+}
+
+/// The subscription ends with the gateway, and tokio-nsq has no occasion to panic.
+fn a_gateway_leaves_without_a_trace(broker: Broker) {
+    let cluster = Cluster::start(broker, 2);
+    for _ in 0..10 {
+        let mut gateway = Apiserver::start(&cluster.config(true, QUICK));
+        eventually("both links", || {
+            (connected(&gateway, &cluster, 0) && connected(&gateway, &cluster, 1)).then_some(())
+        });
+        gateway.process.signal("TERM");
+        assert_eq!(gateway.process.wait().code(), Some(0));
+        let output = gateway.process.output();
+        assert!(!output.contains("panicked") && !output.contains("no longer read"), "{output}");
+    }
+    eventually("no channel of a gateway to be left", || {
+        let stats = get(cluster.nsqds[0].http, "/stats?format=json&topic=data_server_addr").json();
+        let channels = stats["topics"][0]["channels"].as_array().map_or(0, Vec::len);
+        // An embedded nsqd has its own gateway's.
+        (channels == usize::from(broker == Broker::Embedded)).then_some(())
+    });
+}
+
+/// A frame as nsqd sends it.
+fn frame(kind: u32, body: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(body.len() + 4).unwrap().to_be_bytes().to_vec();
+    frame.extend_from_slice(&kind.to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn faults_20_an_nsqd_that_sends_hostile_frames_is_backed_off_from_and_costs_nothing() {
+    use std::io::{Read, Write};
+    for hostile in [
+        &b"\xff\xff\xff\xff\0\0\0\x02xxxx"[..],
+        &frame(2, b"abc"),
+        &frame(7, b"?"),
+        b"HTTP/1.1 400 Bad\r\n\r\n",
+    ] {
+        let hostile = hostile.to_vec();
+        let nsqd = Stub::raw(move |mut stream| {
+            // IDENTIFY and SUB as they should be, then the frame.
+            let _ = stream.read(&mut [0; 4096]);
+            let identity = br#"{"max_rdy_count":2500,"version":"1.3.0","max_msg_timeout":900000,"msg_timeout":60000,
+                "tls_v1":false,"deflate":false,"deflate_level":0,"max_deflate_level":0,"snappy":false,"sample_rate":0,
+                "auth_required":false,"output_buffer_size":16384,"output_buffer_timeout":250}"#;
+            let _ = stream.write_all(&frame(0, identity));
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&frame(0, b"OK"));
+            let _ = stream.write_all(&hostile);
+            let _ = stream.read(&mut [0; 4096]);
+        });
+        let config = format!("common: {{nsqd: ['{}']}}\nnsq: {{reconnect_max: 1s}}\n", nsqd.addr());
+        let gateway = Apiserver::start(&config);
+        let series = format!("gateway_nsqd_connected{{nsqd=\"{}\"}}", nsqd.addr());
+        eventually("several tries", || (nsqd.connections() >= 4).then_some(()));
+        let (tries, begun) = (nsqd.connections(), Instant::now());
+        pause(Duration::from_secs(3));
+        let tries = nsqd.connections() - tries;
+        assert!(tries < 12, "{tries} tries in {:?}", begun.elapsed());
+        let (lines, tries) = (gateway.process.count("WARN"), nsqd.connections());
+        assert!((1..=tries).contains(&lines), "{lines} lines of {tries} tries: {}", gateway.process.output());
+        eventually("not connected", || (gateway.metric(&series) < 1.0).then_some(()));
+        assert!(gateway.metric("process_resident_memory_bytes") < 200e6);
+    }
+}
+
+fn a_lookup_that_is_none_is_said_so() {
+    let not_lookupd =
+        Stub::answering(|_| b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot found".to_vec());
+    let addr = not_lookupd.addr();
+    let config = format!(
+        "common: {{nsqlookupd: {{addr: {}, http_port: {}}}}}\nnsq: {{lookup_interval: 200ms}}\n",
+        addr.ip(),
+        addr.port()
+    );
+    let gateway = Apiserver::start(&config);
+    gateway.process.wait_for("complaint", |line| line.contains("nsqlookupd fails").then_some(()));
+    eventually("more polls", || (not_lookupd.requests().len() > 3).then_some(()));
+    assert_eq!(gateway.process.count("nsqlookupd fails"), 1, "a line a change");
 }

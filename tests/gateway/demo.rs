@@ -23,52 +23,31 @@ fn the_demo_has_three_live_dataservers_and_answers_from_each() {
     let demo = Apiserver::start_with(config, |command| {
         command.arg("demo");
     });
-    let tries = demo.process.wait_for("what to try", |line| {
-        line.contains("curl localhost:").then(|| line.to_owned())
-    });
+    let tries = demo
+        .process
+        .wait_for("what to try", |line| line.contains("curl localhost:").then(|| line.to_owned()));
     assert!(tries.contains(&demo.listen.port().to_string()), "{tries}");
-    let live = eventually("three live dataservers", || {
-        Some(demo.live()).filter(|live| live.len() == 3)
-    });
-    let mut answered: Vec<_> = (0..60)
-        .map(|_| {
-            get(demo.listen, "/").json()["dataserver"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        })
-        .collect();
+    let live = eventually("three live dataservers", || Some(demo.live()).filter(|live| live.len() == 3));
+    let mut answered: Vec<_> =
+        (0..60).map(|_| get(demo.listen, "/").json()["dataserver"].as_str().unwrap().to_owned()).collect();
     answered.sort();
     answered.dedup();
     assert_eq!(answered, live);
     let list = get(demo.listen, "/dataservers").json();
-    assert!(
-        list["dataservers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|entry| entry["state"] == "live")
-    );
+    assert!(list["dataservers"].as_array().unwrap().iter().all(|entry| entry["state"] == "live"));
 }
 
 /// A config for a dataserver that announces itself to a gateway's embedded NSQ.
 fn announcing_to(gateway: &Apiserver) -> String {
-    format!(
-        "common: {{heart_beat_time: 1, nsqd: ['{}']}}\n",
-        gateway.nsq.unwrap()[0]
-    )
+    format!("common: {{heart_beat_time: 1, nsqd: ['{}']}}\n", gateway.nsq.unwrap()[0])
 }
 
 fn a_dataserver_is_routable_half_a_second_after_its_first_heartbeat() {
     let gateway = Apiserver::start("");
     let dataserver = DataserverProcess::start(&announcing_to(&gateway));
-    dataserver
-        .process
-        .wait_for("first heartbeat", |line| line.contains("announced").then_some(()));
+    dataserver.process.wait_for("first heartbeat", |line| line.contains("announced").then_some(()));
     let announced = Instant::now();
-    eventually("an answer", || {
-        (get(gateway.listen, "/").status == 200).then_some(())
-    });
+    eventually("an answer", || (get(gateway.listen, "/").status == 200).then_some(()));
     let took = announced.elapsed();
     assert!(took < Duration::from_millis(500), "{took:?}");
 }
@@ -83,14 +62,11 @@ fn an_address_published_by_hand_is_live_and_then_gone_and_counted() {
     eventually("the eviction to be counted", || {
         (gateway.metric("gateway_evictions_total{reason=\"expired\"}") > 0.0).then_some(())
     });
-    let told = gateway.process.wait_for("eviction", |line| {
-        line.contains("dataserver evicted").then(|| line.to_owned())
-    });
+    let told = gateway
+        .process
+        .wait_for("eviction", |line| line.contains("dataserver evicted").then(|| line.to_owned()));
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    assert_eq!(
-        (&told["dataserver"], &told["reason"]),
-        (&stub.addr().to_string().into(), &"expired".into())
-    );
+    assert_eq!((&told["dataserver"], &told["reason"]), (&stub.addr().to_string().into(), &"expired".into()));
     assert!(told["silent_seconds"].as_f64().unwrap() > 2.0);
 }
 
@@ -98,22 +74,13 @@ fn the_sample_dataserver_answers_what_it_promises() {
     let dataserver = DataserverProcess::start("name: sample\n");
     let addr: SocketAddr = dataserver.addr.parse().unwrap();
     let who = get(addr, "/some/path?x=1").json();
-    assert_eq!(
-        (&who["dataserver"], &who["name"]),
-        (&dataserver.addr.clone().into(), &"sample".into())
-    );
-    assert_eq!(
-        (&who["method"], &who["path"]),
-        (&"GET".into(), &"/some/path?x=1".into())
-    );
+    assert_eq!((&who["dataserver"], &who["name"]), (&dataserver.addr.clone().into(), &"sample".into()));
+    assert_eq!((&who["method"], &who["path"]), (&"GET".into(), &"/some/path?x=1".into()));
     assert_eq!(who["headers"]["host"], "test");
     assert_eq!(get(addr, "/healthz").status, 200);
     assert_eq!(post(addr, "/echo", b"there and back").text(), "there and back");
     let bytes = get(addr, "/bytes/1000000");
-    assert_eq!(
-        (bytes.body.len(), bytes.header("content-length")),
-        (1_000_000, Some("1000000"))
-    );
+    assert_eq!((bytes.body.len(), bytes.header("content-length")), (1_000_000, Some("1000000")));
     assert_eq!(get(addr, "/bytes/99999999999").status, 400);
     let begun = Instant::now();
     assert_eq!(get(addr, "/delay/300").status, 200);
@@ -136,30 +103,16 @@ fn announce_announces_a_service_only_while_its_probe_answers() {
     let addr = service.addr().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dataserver"));
     command
-        .args([
-            "announce",
-            "--addr",
-            &addr,
-            "--probe",
-            &format!("http://{addr}/health"),
-            "--config",
-        ])
+        .args(["announce", "--addr", &addr, "--probe", &format!("http://{addr}/health"), "--config"])
         .arg(&file);
     let announcer = Process::start(&mut command);
 
-    announcer.wait_for("refusal", |line| {
-        line.contains("its probe fails: it answers 500").then_some(())
-    });
+    announcer.wait_for("refusal", |line| line.contains("its probe fails: it answers 500").then_some(()));
     pause(Duration::from_secs(2));
     assert_eq!(gateway.live(), Vec::<String>::new());
     health.store(true, std::sync::atomic::Ordering::SeqCst);
     gateway.wait_for_live(&[&addr]);
     health.store(false, std::sync::atomic::Ordering::SeqCst);
     gateway.wait_for_live(&[]);
-    assert_eq!(
-        announcer.count("its probe fails"),
-        2,
-        "a line a change: {}",
-        announcer.output()
-    );
+    assert_eq!(announcer.count("its probe fails"), 2, "a line a change: {}", announcer.output());
 }

@@ -4,12 +4,7 @@
 //! reported as ignored, by name, where those cannot be had. With `CI` set they fail instead.
 
 // A test fails by panicking, and its files are nobody's library.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(unreachable_pub, missing_docs, clippy::missing_panics_doc)]
 // What is waited for is real time.
 #![allow(clippy::disallowed_types)]

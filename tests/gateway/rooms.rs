@@ -68,24 +68,11 @@ fn sources() -> BTreeMap<String, Vec<(PathBuf, String)>> {
     let mut rooms: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for file in files {
         let path = file.strip_prefix(&src).unwrap().to_owned();
-        let room = path
-            .iter()
-            .next()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .trim_end_matches(".rs")
-            .to_owned();
+        let room = path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        let code: Vec<_> = code
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .collect();
-        if path
-            .file_name()
-            .is_none_or(|name| name != "tests.rs" && name != "testing.rs")
-        {
+        let code: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        if path.file_name().is_none_or(|name| name != "tests.rs" && name != "testing.rs") {
             rooms.entry(room).or_default().push((path, code.join("\n")));
         }
     }
@@ -112,19 +99,11 @@ fn imports(code: &str) -> Vec<String> {
             let rest = &code[at + root.len()..];
             let names = match rest.strip_prefix('{') {
                 // `use crate::{a, b::c}`
-                Some(list) => list
-                    .split('}')
-                    .next()
-                    .unwrap()
-                    .split(',')
-                    .map(str::trim)
-                    .collect(),
+                Some(list) => list.split('}').next().unwrap().split(',').map(str::trim).collect(),
                 None => vec![rest],
             };
             for name in names {
-                let end = name
-                    .find(|c: char| !c.is_alphanumeric() && c != '_')
-                    .unwrap_or(name.len());
+                let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
                 found.push(name[..end].to_owned());
             }
         }
@@ -138,10 +117,7 @@ fn rooms_import_only_what_they_may() {
     let rooms: Vec<_> = sources.keys().cloned().collect();
     let mut faults = Vec::new();
     for (room, files) in &sources {
-        let may = MAY_IMPORT
-            .iter()
-            .find(|(name, _)| name == room)
-            .map_or(&[][..], |(_, may)| may);
+        let may = MAY_IMPORT.iter().find(|(name, _)| name == room).map_or(&[][..], |(_, may)| may);
         for (path, code) in files {
             for import in imports(code).iter().filter(|import| rooms.contains(import)) {
                 if import != room && !may.contains(&import.as_str()) && !LEAVES.contains(&import.as_str()) {
@@ -155,20 +131,14 @@ fn rooms_import_only_what_they_may() {
 
 fn every_room_is_in_the_table() {
     for room in sources().keys() {
-        assert!(
-            MAY_IMPORT.iter().any(|(name, _)| name == room),
-            "{room} is not in the table of rooms"
-        );
+        assert!(MAY_IMPORT.iter().any(|(name, _)| name == room), "{room} is not in the table of rooms");
     }
 }
 
 #[track_caller]
 fn nowhere_but_in(allowed: &[&str], needles: &[&str]) {
     let mut faults = Vec::new();
-    for (room, files) in sources()
-        .iter()
-        .filter(|(room, _)| !allowed.contains(&room.as_str()))
-    {
+    for (room, files) in sources().iter().filter(|(room, _)| !allowed.contains(&room.as_str())) {
         for (path, code) in files {
             for needle in needles.iter().filter(|needle| code.contains(**needle)) {
                 faults.push(format!("{} ({room}) names {needle}", path.display()));
@@ -179,14 +149,7 @@ fn nowhere_but_in(allowed: &[&str], needles: &[&str]) {
 }
 
 fn the_registry_does_no_io_and_spawns_nothing() {
-    let forbidden = [
-        "tokio::net",
-        "std::net",
-        "std::fs",
-        "tokio::fs",
-        "spawn(",
-        "spawn_local(",
-    ];
+    let forbidden = ["tokio::net", "std::net", "std::fs", "tokio::fs", "spawn(", "spawn_local("];
     for (path, code) in &sources()["registry"] {
         for needle in forbidden {
             assert!(!code.contains(needle), "{} names {needle}", path.display());
@@ -201,12 +164,7 @@ fn only_nsq_names_tokio_nsq() {
 fn only_metrics_names_the_metrics_crates() {
     nowhere_but_in(
         &["metrics"],
-        &[
-            "metrics_exporter_prometheus",
-            "metrics_util",
-            "metrics_process",
-            "use metrics::",
-        ],
+        &["metrics_exporter_prometheus", "metrics_util", "metrics_process", "use metrics::"],
     );
 }
 

@@ -136,10 +136,7 @@ impl State {
             }
             if !self.evicting {
                 self.evicting = true;
-                warn!(
-                    limit_bytes = held.limit_bytes(),
-                    "message memory full: dropping the oldest messages"
-                );
+                warn!(limit_bytes = held.limit_bytes(), "message memory full: dropping the oldest messages");
             }
             if bytes > held.limit_bytes() || !(self.evict_oldest_ready() || self.evict_next_deferred()) {
                 return Err(Refused::MemoryFull);
@@ -169,10 +166,7 @@ impl State {
 
     /// Gives up the deferred message that is due first.
     fn evict_next_deferred(&mut self) -> bool {
-        let channels = self
-            .topics
-            .values_mut()
-            .flat_map(|topic| topic.channels.values_mut());
+        let channels = self.topics.values_mut().flat_map(|topic| topic.channels.values_mut());
         let next = channels
             .filter(|channel| channel.next_deferred().is_some())
             .min_by_key(|channel| channel.next_deferred());
@@ -182,10 +176,10 @@ impl State {
     }
 
     pub(super) fn count_published(&mut self, info: &Arc<ClientInfo>, topic: Name<'_>, messages: u64) {
-        let producer = self.producers.entry(info.id).or_insert_with(|| Producer {
-            info: Arc::clone(info),
-            counts: BTreeMap::new(),
-        });
+        let producer = self
+            .producers
+            .entry(info.id)
+            .or_insert_with(|| Producer { info: Arc::clone(info), counts: BTreeMap::new() });
         let topics = producer.counts.len();
         match producer.counts.get_mut(topic.as_str()) {
             Some(count) => *count += messages,
@@ -198,8 +192,6 @@ impl State {
 
     pub(super) fn producer_stats(&self, topic: Option<&str>) -> Vec<ClientStats> {
         let producers = self.producers.values();
-        producers
-            .map(|producer| ClientStats::producer(&producer.info, &producer.counts, topic))
-            .collect()
+        producers.map(|producer| ClientStats::producer(&producer.info, &producer.counts, topic)).collect()
     }
 }

@@ -43,10 +43,7 @@ fn subscribe_sampled(
 fn take(channel: &mut Channel, client: ClientId, now: Instant) -> Vec<(u64, u16)> {
     let mut batch = Vec::new();
     channel.take(client, usize::MAX, now, &mut batch);
-    batch
-        .iter()
-        .map(|delivery| (delivery.id().0, delivery.attempts))
-        .collect()
+    batch.iter().map(|delivery| (delivery.id().0, delivery.attempts)).collect()
 }
 
 #[test]
@@ -122,22 +119,15 @@ fn a_consumer_that_leaves_gives_its_messages_back_at_their_deadline() {
 #[test]
 fn touch_gives_the_timeout_again_within_the_maximum() {
     let now = Instant::now();
-    let limits = Limits {
-        max_msg_timeout: TIMEOUT * 3 / 2,
-        ..Limits::default()
-    };
+    let limits = Limits { max_msg_timeout: TIMEOUT * 3 / 2, ..Limits::default() };
     let mut channel = Channel::new("t/c".to_owned(), &limits);
     subscribe(&mut channel, ALICE, 1);
     publish(&mut channel, [1], now);
     take(&mut channel, ALICE, now);
 
-    channel
-        .touch(ALICE, MessageId(1), now + TIMEOUT / 4)
-        .expect("in flight");
+    channel.touch(ALICE, MessageId(1), now + TIMEOUT / 4).expect("in flight");
     assert_eq!(channel.next_deadline(), Some(now + TIMEOUT + TIMEOUT / 4));
-    channel
-        .touch(ALICE, MessageId(1), now + TIMEOUT)
-        .expect("in flight");
+    channel.touch(ALICE, MessageId(1), now + TIMEOUT).expect("in flight");
     assert_eq!(channel.next_deadline(), Some(now + TIMEOUT * 3 / 2));
     channel.finish(ALICE, MessageId(1)).expect("in flight");
     assert_eq!(channel.next_deadline(), None);
@@ -152,14 +142,10 @@ fn requeue_is_at_once_or_after_its_delay() {
     publish(&mut channel, [1], now);
     take(&mut channel, ALICE, now);
 
-    channel
-        .requeue(ALICE, MessageId(1), Duration::ZERO, now)
-        .expect("in flight");
+    channel.requeue(ALICE, MessageId(1), Duration::ZERO, now).expect("in flight");
     assert_eq!(take(&mut channel, ALICE, now), [(1, 2)]);
 
-    channel
-        .requeue(ALICE, MessageId(1), delay, now)
-        .expect("in flight");
+    channel.requeue(ALICE, MessageId(1), delay, now).expect("in flight");
     assert_eq!(take(&mut channel, ALICE, now), []);
     assert_eq!(channel.next_deadline(), Some(now + delay));
     channel.expire(now + delay);
@@ -184,10 +170,7 @@ fn only_the_owner_answers_a_message() {
 #[test]
 fn a_deferred_message_waits_for_its_time_and_the_first_due_gives_way() {
     let now = Instant::now();
-    let limits = Limits {
-        queue_messages: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { queue_messages: 2, ..Limits::default() };
     let mut channel = Channel::new("t/c".to_owned(), &limits);
     subscribe(&mut channel, ALICE, 9);
     for id in 1..=3 {
@@ -196,10 +179,7 @@ fn a_deferred_message_waits_for_its_time_and_the_first_due_gives_way() {
     channel.expire(now + Duration::from_secs(2));
     assert_eq!(take(&mut channel, ALICE, now), [(2, 1)]);
     let stats = channel.stats("c", false);
-    assert_eq!(
-        (stats.deferred_count, stats.dropped_count, stats.message_count),
-        (1, 1, 3)
-    );
+    assert_eq!((stats.deferred_count, stats.dropped_count, stats.message_count), (1, 1, 3));
 }
 
 #[test]
@@ -224,10 +204,7 @@ fn emptying_forgets_everything_and_frees_the_consumers() {
     channel.empty();
     assert_eq!(channel.next_deadline(), None);
     let stats = channel.stats("c", true);
-    assert_eq!(
-        (stats.depth, stats.in_flight_count, stats.deferred_count),
-        (0, 0, 0)
-    );
+    assert_eq!((stats.depth, stats.in_flight_count, stats.deferred_count), (0, 0, 0));
     publish(&mut channel, [5], now);
     assert_eq!(take(&mut channel, ALICE, now), [(5, 1)]);
 }

@@ -12,10 +12,7 @@ pub(in super::super) struct Params(Vec<(String, String)>);
 
 impl Params {
     pub(in super::super) fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
     /// The topic; `invalid` for a name that breaks the rule, as nsqd has two words for that.

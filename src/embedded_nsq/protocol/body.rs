@@ -30,9 +30,7 @@ pub(in super::super) fn split_batch<'a>(
             .filter(|bytes| *bytes > 0)
             .ok_or_else(|| bad_message(format!("MPUB invalid message({index}) body size {size}")))?;
         if bytes > message_limit {
-            return Err(bad_message(format!(
-                "MPUB message too big {bytes} > {message_limit}"
-            )));
+            return Err(bad_message(format!("MPUB message too big {bytes} > {message_limit}")));
         }
         let (message, after) = after
             .split_at_checked(bytes)
@@ -65,16 +63,10 @@ impl<'a> Body<'a> {
         };
         let Some(bytes) = usize::try_from(size).ok().filter(|bytes| *bytes > 0) else {
             let what = if what == "message" { "message body" } else { what };
-            return Err(CommandError::fatal(
-                code,
-                format!("{verb} invalid {what} size {size}"),
-            ));
+            return Err(CommandError::fatal(code, format!("{verb} invalid {what} size {size}")));
         };
         if bytes > limit {
-            return Err(CommandError::fatal(
-                code,
-                format!("{verb} {what} too big {bytes} > {limit}"),
-            ));
+            return Err(CommandError::fatal(code, format!("{verb} {what} too big {bytes} > {limit}")));
         }
         Ok(after.get(..bytes))
     }

@@ -6,12 +6,7 @@ use super::super::testing::message;
 use super::*;
 
 fn limits() -> Limits {
-    Limits {
-        message_bytes: 100,
-        body_bytes: 1_000,
-        command_line_bytes: 200,
-        ..Limits::default()
-    }
+    Limits { message_bytes: 100, body_bytes: 1_000, command_line_bytes: 200, ..Limits::default() }
 }
 
 fn command(input: &[u8], phase: Phase) -> Command<'_> {
@@ -57,50 +52,25 @@ fn reads_every_command() {
 
     assert_eq!(command(b"NOP\n", Init), Command::Nop);
     assert_eq!(command(b"NOP\r\n", Subscribed), Command::Nop);
-    assert_eq!(
-        command(&sized("IDENTIFY\n", b"{}"), Init),
-        Command::Identify(b"{}")
-    );
+    assert_eq!(command(&sized("IDENTIFY\n", b"{}"), Init), Command::Identify(b"{}"));
     assert_eq!(command(&sized("AUTH\n", b"secret"), Init), Command::Auth);
-    let sub = Command::Sub {
-        topic: name("t"),
-        channel: name("c#ephemeral"),
-    };
+    let sub = Command::Sub { topic: name("t"), channel: name("c#ephemeral") };
     assert_eq!(command(b"SUB t c#ephemeral\n", Init), sub);
-    let publish = Command::Pub {
-        topic: name("t"),
-        body: b"\n \n",
-    };
+    let publish = Command::Pub { topic: name("t"), body: b"\n \n" };
     assert_eq!(command(&sized("PUB t\n", b"\n \n"), Init), publish);
-    let bodies = Command::MultiPub {
-        topic: name("t"),
-        bodies: vec![b"a", b"bc"],
-    };
+    let bodies = Command::MultiPub { topic: name("t"), bodies: vec![b"a", b"bc"] };
     assert_eq!(command(&sized("MPUB t\n", &batch(&[b"a", b"bc"])), Init), bodies);
-    let deferred = Command::DeferredPub {
-        topic: name("t"),
-        body: b"a",
-        delay: ms(1500),
-    };
+    let deferred = Command::DeferredPub { topic: name("t"), body: b"a", delay: ms(1500) };
     assert_eq!(command(&sized("DPUB t 1500\n", b"a"), Subscribed), deferred);
     assert_eq!(command(b"RDY 2500\n", Subscribed), Command::Ready(2500));
     assert_eq!(command(b"RDY\n", Subscribed), Command::Ready(1));
     assert_eq!(command(b"RDY 99999\n", Closing), Command::Nop);
     assert_eq!(command(b"FIN 0123456789abcdef\n", Closing), Command::Finish(id));
-    assert_eq!(
-        command(b"TOUCH 0123456789abcdef\n", Subscribed),
-        Command::Touch(id)
-    );
+    assert_eq!(command(b"TOUCH 0123456789abcdef\n", Subscribed), Command::Touch(id));
     let requeue = Command::Requeue { id, delay: ms(7) };
     assert_eq!(command(b"REQ 0123456789abcdef 7\n", Subscribed), requeue);
-    let longest = Command::Requeue {
-        id,
-        delay: limits().max_delay,
-    };
-    assert_eq!(
-        command(b"REQ 0123456789abcdef 99999999999999999999999\n", Subscribed),
-        longest
-    );
+    let longest = Command::Requeue { id, delay: limits().max_delay };
+    assert_eq!(command(b"REQ 0123456789abcdef 99999999999999999999999\n", Subscribed), longest);
     assert_eq!(command(b"CLS\n", Subscribed), Command::Close);
 }
 
@@ -118,77 +88,25 @@ fn says_what_is_wrong_in_nsqds_words() {
         (b"FIN x\n", Init, "E_INVALID cannot FIN in current state"),
         (b"CLS\n", Closing, "E_INVALID cannot CLS in current state"),
         (b"SUB t c\n", Subscribed, "E_INVALID cannot SUB in current state"),
-        (
-            b"IDENTIFY\n",
-            Subscribed,
-            "E_INVALID cannot IDENTIFY in current state",
-        ),
-        (
-            b"SUB t\n",
-            Init,
-            "E_INVALID SUB insufficient number of parameters",
-        ),
-        (
-            b"SUB t! c\n",
-            Init,
-            "E_BAD_TOPIC SUB topic name \"t!\" is not valid",
-        ),
-        (
-            b"SUB t c!\n",
-            Init,
-            "E_BAD_CHANNEL SUB channel name \"c!\" is not valid",
-        ),
+        (b"IDENTIFY\n", Subscribed, "E_INVALID cannot IDENTIFY in current state"),
+        (b"SUB t\n", Init, "E_INVALID SUB insufficient number of parameters"),
+        (b"SUB t! c\n", Init, "E_BAD_TOPIC SUB topic name \"t!\" is not valid"),
+        (b"SUB t c!\n", Init, "E_BAD_CHANNEL SUB channel name \"c!\" is not valid"),
         (b"PUB\n", Init, "E_INVALID PUB insufficient number of parameters"),
         (b"PUB \n", Init, "E_BAD_TOPIC PUB topic name \"\" is not valid"),
-        (
-            b"PUB t\n\0\0\0\0",
-            Init,
-            "E_BAD_MESSAGE PUB invalid message body size 0",
-        ),
-        (
-            b"PUB t\n\xff\xff\xff\xff",
-            Init,
-            "E_BAD_MESSAGE PUB invalid message body size -1",
-        ),
-        (
-            &too_big[..10],
-            Init,
-            "E_BAD_MESSAGE PUB message too big 101 > 100",
-        ),
-        (
-            &too_big_body[..11],
-            Init,
-            "E_BAD_BODY MPUB body too big 1001 > 1000",
-        ),
-        (
-            b"IDENTIFY\n\0\0\0\0",
-            Init,
-            "E_BAD_BODY IDENTIFY invalid body size 0",
-        ),
+        (b"PUB t\n\0\0\0\0", Init, "E_BAD_MESSAGE PUB invalid message body size 0"),
+        (b"PUB t\n\xff\xff\xff\xff", Init, "E_BAD_MESSAGE PUB invalid message body size -1"),
+        (&too_big[..10], Init, "E_BAD_MESSAGE PUB message too big 101 > 100"),
+        (&too_big_body[..11], Init, "E_BAD_BODY MPUB body too big 1001 > 1000"),
+        (b"IDENTIFY\n\0\0\0\0", Init, "E_BAD_BODY IDENTIFY invalid body size 0"),
         (b"DPUB t x\n", Init, "E_INVALID DPUB could not parse timeout x"),
-        (
-            b"DPUB t 3600001\n",
-            Init,
-            "E_INVALID DPUB timeout 3600001 out of range 0-3600000",
-        ),
+        (b"DPUB t 3600001\n", Init, "E_INVALID DPUB timeout 3600001 out of range 0-3600000"),
         (b"AUTH x\n", Init, "E_INVALID AUTH invalid number of parameters"),
         (b"RDY -1\n", Subscribed, "E_INVALID RDY could not parse count -1"),
-        (
-            b"RDY 2501\n",
-            Subscribed,
-            "E_INVALID RDY count 2501 out of range 0-2500",
-        ),
-        (
-            b"FIN\n",
-            Subscribed,
-            "E_INVALID FIN insufficient number of params",
-        ),
+        (b"RDY 2501\n", Subscribed, "E_INVALID RDY count 2501 out of range 0-2500"),
+        (b"FIN\n", Subscribed, "E_INVALID FIN insufficient number of params"),
         (b"FIN short\n", Subscribed, "E_INVALID invalid message ID"),
-        (
-            b"REQ 0123456789abcdef\n",
-            Subscribed,
-            "E_INVALID REQ insufficient number of params",
-        ),
+        (b"REQ 0123456789abcdef\n", Subscribed, "E_INVALID REQ insufficient number of params"),
     ] {
         assert_eq!(error(input, phase), expected);
     }
@@ -233,10 +151,7 @@ fn frames_have_nsqds_layout() {
     assert_eq!(&output[..], b"\0\0\0\x13\0\0\0\x01E_FIN_FAILED no");
 
     output.clear();
-    let delivery = Delivery {
-        message: message(0xab, Duration::ZERO),
-        attempts: 3,
-    };
+    let delivery = Delivery { message: message(0xab, Duration::ZERO), attempts: 3 };
     put_message(&mut output, &delivery);
     let expected = b"\0\0\0\x22\0\0\0\x02\0\0\0\0\0\0\0\0\0\x0300000000000000abbody";
     assert_eq!(&output[..], expected);

@@ -8,29 +8,17 @@ async fn a_published_message_reaches_its_subscriber() {
     let mut consumer = server.consumer("topic", "channel", 1).await;
     let before = super::super::message::wall_clock_nanos();
     server.publish("topic", "127.0.0.1:80").await;
-    let Frame::Message {
-        id,
-        attempts,
-        timestamp_nanos,
-        body,
-    } = consumer.frame().await
-    else {
+    let Frame::Message { id, attempts, timestamp_nanos, body } = consumer.frame().await else {
         panic!("no message");
     };
     assert_eq!((attempts, body.as_str()), (1, "127.0.0.1:80"));
-    assert!(
-        id.len() == 16 && id.bytes().all(|digit| digit.is_ascii_hexdigit()),
-        "{id}"
-    );
+    assert!(id.len() == 16 && id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
     assert!((before..=super::super::message::wall_clock_nanos()).contains(&timestamp_nanos));
 
     consumer.command(&format!("FIN {id}")).await;
     consumer.expect_no_message().await;
     let stats = server.channel("topic", "channel").await;
-    assert_eq!(
-        (&stats["depth"], &stats["in_flight_count"]),
-        (&0.into(), &0.into())
-    );
+    assert_eq!((&stats["depth"], &stats["in_flight_count"]), (&0.into(), &0.into()));
 }
 
 #[tokio::test]
@@ -54,10 +42,7 @@ async fn many_messages_arrive_in_order_and_none_is_lost() {
 
 #[tokio::test]
 async fn an_unanswered_message_is_delivered_again() {
-    let limits = Limits {
-        msg_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = Limits { msg_timeout: Duration::from_millis(50), ..Limits::default() };
     let server = start(limits).await;
     let mut consumer = server.consumer("topic", "channel", 1).await;
     server.publish("topic", "body").await;
@@ -69,10 +54,7 @@ async fn an_unanswered_message_is_delivered_again() {
 
 #[tokio::test]
 async fn a_leaving_consumers_messages_go_to_another() {
-    let limits = Limits {
-        msg_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { msg_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = start(limits).await;
     let mut first = server.consumer("topic", "channel", 1).await;
     server.publish("topic", "body").await;
@@ -99,10 +81,7 @@ async fn requeue_delivers_again_at_once_or_later() {
 
 #[tokio::test]
 async fn touch_puts_off_the_timeout() {
-    let limits = Limits {
-        msg_timeout: Duration::from_secs(1),
-        ..Limits::default()
-    };
+    let limits = Limits { msg_timeout: Duration::from_secs(1), ..Limits::default() };
     let server = start(limits).await;
     let mut consumer = server.consumer("topic", "channel", 1).await;
     server.publish("topic", "body").await;
@@ -178,10 +157,7 @@ async fn closing_takes_no_more_but_still_answers() {
     consumer.command(&format!("FIN {id}")).await;
     consumer.expect_no_message().await;
     let stats = server.channel("topic", "channel").await;
-    assert_eq!(
-        (&stats["depth"], &stats["in_flight_count"]),
-        (&1.into(), &0.into())
-    );
+    assert_eq!((&stats["depth"], &stats["in_flight_count"]), (&1.into(), &0.into()));
     assert_eq!(stats["clients"][0]["state"], 4);
 }
 
@@ -289,13 +265,7 @@ async fn deleting_a_channel_disconnects_its_consumers() {
     let server = start(Limits::default()).await;
     let mut consumer = server.consumer("topic", "channel", 0).await;
     let mut other = server.consumer("topic", "other", 1).await;
-    assert_eq!(
-        server
-            .post("/channel/delete?topic=topic&channel=channel", b"")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.post("/channel/delete?topic=topic&channel=channel", b"").await.status, 200);
     assert_eq!(consumer.frame().await, Frame::Closed);
     other.expect_no_message().await;
     assert_eq!(server.post("/topic/delete?topic=topic", b"").await.status, 200);

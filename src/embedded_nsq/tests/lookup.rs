@@ -8,15 +8,9 @@ use super::*;
 async fn lookup_tells_where_a_topic_is() {
     let server = start(Limits::default()).await;
     let unknown = server.lookup("/lookup?topic=topic").await;
-    assert_eq!(
-        (unknown.status, &unknown.json()["message"]),
-        (404, &"TOPIC_NOT_FOUND".into())
-    );
+    assert_eq!((unknown.status, &unknown.json()["message"]), (404, &"TOPIC_NOT_FOUND".into()));
     let missing = server.lookup("/lookup").await;
-    assert_eq!(
-        (missing.status, &missing.json()["message"]),
-        (400, &"MISSING_ARG_TOPIC".into())
-    );
+    assert_eq!((missing.status, &missing.json()["message"]), (400, &"MISSING_ARG_TOPIC".into()));
 
     let _consumer = server.consumer("topic", "c#ephemeral", 1).await;
     let known = server.lookup("/lookup?topic=topic").await.json();
@@ -35,30 +29,20 @@ async fn the_other_paths_answer_as_nsqlookupd_does() {
     assert_eq!(server.lookup("/ping").await.body, "OK");
     assert!(server.lookup("/info").await.json()["version"].is_string());
     assert_eq!(server.lookup("/topics").await.json(), json!({"topics": []}));
-    assert_eq!(
-        server.lookup("/channels?topic=none").await.json(),
-        json!({"channels": []})
-    );
+    assert_eq!(server.lookup("/channels?topic=none").await.json(), json!({"channels": []}));
     assert_eq!(server.lookup("/nope").await.status, 404);
 
     let made = request(server.addresses.lookup, "POST", "/topic/create?topic=made", b"").await;
     assert_eq!(made.status, 200);
     assert_eq!(server.lookup("/topics").await.json(), json!({"topics": ["made"]}));
     let node = server.lookup("/nodes").await.json()["producers"][0].take();
-    assert_eq!(
-        (&node["topics"], &node["tombstones"]),
-        (&json!(["made"]), &json!([false]))
-    );
+    assert_eq!((&node["topics"], &node["tombstones"]), (&json!(["made"]), &json!([false])));
 }
 
 #[tokio::test]
 async fn listening_on_every_address_the_one_that_was_reached_is_told() {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let listen = Listen {
-        tcp: everywhere,
-        http: everywhere,
-        lookup: everywhere,
-    };
+    let listen = Listen { tcp: everywhere, http: everywhere, lookup: everywhere };
     let server = start_on(listen, Limits::default()).await;
     let reached = SocketAddr::from(([127, 0, 0, 1], server.addresses.lookup.port()));
     let nodes = request(reached, "GET", "/nodes", b"").await.json();

@@ -17,14 +17,9 @@ async fn identify_negotiates() {
     let mut client = server.client().await;
     let body = br#"{"feature_negotiation":true,"client_id":"me","user_agent":"test/1","msg_timeout":5000}"#;
     client.command_with_body("IDENTIFY", body).await;
-    let Frame::Response(answer) = client.frame().await else {
-        panic!("no response")
-    };
+    let Frame::Response(answer) = client.frame().await else { panic!("no response") };
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
-    assert_eq!(
-        (&answer["msg_timeout"], &answer["max_rdy_count"]),
-        (&5000.into(), &2500.into())
-    );
+    assert_eq!((&answer["msg_timeout"], &answer["max_rdy_count"]), (&5000.into(), &2500.into()));
 
     client.command("SUB topic channel").await;
     assert_eq!(client.frame().await, Frame::response("OK"));
@@ -39,23 +34,11 @@ async fn fatal_errors_close_the_connection() {
     for (commands, error) in [
         ("WHAT\n", "E_INVALID invalid command WHAT"),
         ("RDY 1\n", "E_INVALID cannot RDY in current state"),
-        (
-            "SUB bad! channel\n",
-            "E_BAD_TOPIC SUB topic name \"bad!\" is not valid",
-        ),
-        (
-            "SUB topic bad!\n",
-            "E_BAD_CHANNEL SUB channel name \"bad!\" is not valid",
-        ),
-        (
-            "PUB topic\n\0\0\0\0",
-            "E_BAD_MESSAGE PUB invalid message body size 0",
-        ),
+        ("SUB bad! channel\n", "E_BAD_TOPIC SUB topic name \"bad!\" is not valid"),
+        ("SUB topic bad!\n", "E_BAD_CHANNEL SUB channel name \"bad!\" is not valid"),
+        ("PUB topic\n\0\0\0\0", "E_BAD_MESSAGE PUB invalid message body size 0"),
         ("MPUB topic\n\0\0\0\0", "E_BAD_BODY MPUB invalid body size 0"),
-        (
-            "IDENTIFY\n\0\0\0\x01{",
-            "E_BAD_BODY IDENTIFY failed to decode JSON body",
-        ),
+        ("IDENTIFY\n\0\0\0\x01{", "E_BAD_BODY IDENTIFY failed to decode JSON body"),
         ("AUTH\n\0\0\0\x01x", "E_AUTH_DISABLED AUTH disabled"),
     ] {
         let mut client = server.client().await;
@@ -95,10 +78,7 @@ async fn late_answers_are_errors_that_the_connection_survives() {
 
 #[tokio::test]
 async fn a_client_that_answers_heartbeats_stays() {
-    let limits = Limits {
-        heartbeat_interval: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { heartbeat_interval: Duration::from_millis(200), ..Limits::default() };
     let server = start(limits).await;
     let mut client = server.client().await;
     for _ in 0..5 {
@@ -109,10 +89,7 @@ async fn a_client_that_answers_heartbeats_stays() {
 
 #[tokio::test]
 async fn a_silent_client_is_disconnected_and_its_ephemeral_channel_goes() {
-    let limits = Limits {
-        heartbeat_interval: Duration::from_millis(100),
-        ..Limits::default()
-    };
+    let limits = Limits { heartbeat_interval: Duration::from_millis(100), ..Limits::default() };
     let server = start(limits).await;
     let mut client = server.consumer("topic", "channel#ephemeral", 1).await;
     assert_eq!(client.frame().await, Frame::response("_heartbeat_"));
@@ -125,15 +102,10 @@ async fn a_silent_client_is_disconnected_and_its_ephemeral_channel_goes() {
 
 #[tokio::test]
 async fn heartbeats_can_be_turned_off_by_publishers_only() {
-    let limits = Limits {
-        heartbeat_interval: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = Limits { heartbeat_interval: Duration::from_millis(50), ..Limits::default() };
     let server = start(limits).await;
     let mut client = server.client().await;
-    client
-        .command_with_body("IDENTIFY", br#"{"heartbeat_interval":-1}"#)
-        .await;
+    client.command_with_body("IDENTIFY", br#"{"heartbeat_interval":-1}"#).await;
     assert_eq!(client.frame().await, Frame::response("OK"));
     let silence = timeout(Duration::from_millis(300), client.read_frame()).await;
     assert!(silence.is_err(), "{silence:?}");
@@ -155,9 +127,6 @@ async fn shutdown_closes_connections_and_returns() {
     // Reset where it was still in the listener's queue.
     assert!(matches!(idle_http.frame().await, Frame::Closed | Frame::Reset));
     drop((consumer, idle_http));
-    timeout(PATIENCE, &mut server.running)
-        .await
-        .expect("in time")
-        .expect("no panic");
+    timeout(PATIENCE, &mut server.running).await.expect("in time").expect("no panic");
     assert!(TcpStream::connect(server.addresses.tcp).await.is_err());
 }

@@ -1,6 +1,6 @@
 //! Fields that are for one connection only, and so never go on (RFC 9110 §7.6.1).
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, header};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -20,11 +20,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Removes what is for one connection only, by name or because a `Connection` field names it.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // Most heads have none or only a `Connection: keep-alive`: one walk finds that out.
-    let found: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_hop_by_hop(name))
-        .cloned()
-        .collect();
+    let found: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
     if found.contains(&header::CONNECTION) {
         for name in named_by_connection(headers) {
             headers.remove(name);
@@ -50,16 +46,6 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Says that the message went through here (RFC 9110 §7.6.3): added to what others said before.
-pub(super) fn add_via(headers: &mut HeaderMap, received: Version) {
-    let via = match received {
-        Version::HTTP_10 => HeaderValue::from_static("1.0 nsq-gateway"),
-        Version::HTTP_2 => HeaderValue::from_static("2 nsq-gateway"),
-        _ => HeaderValue::from_static("1.1 nsq-gateway"),
-    };
-    headers.append(header::VIA, via);
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -69,10 +55,7 @@ mod tests {
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(
-                HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                value.parse().unwrap(),
-            );
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
         headers
     }
@@ -92,11 +75,8 @@ mod tests {
 
     #[test]
     fn http_22_the_message_keeps_what_it_cannot_do_without() {
-        let mut fields = headers(&[
-            ("connection", "host, content-length"),
-            ("host", "a"),
-            ("content-length", "1"),
-        ]);
+        let mut fields =
+            headers(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "1")]);
         remove_hop_by_hop(&mut fields);
         assert_eq!(fields, headers(&[("host", "a"), ("content-length", "1")]));
     }

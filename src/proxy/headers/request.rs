@@ -7,7 +7,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::Client;
-use super::fields::{add_via, remove_hop_by_hop};
+use super::fields::remove_hop_by_hop;
+use super::via::Via;
 use crate::proxy::error::Error;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -18,9 +19,12 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 ///
 /// # Errors
 /// When it must not be forwarded.
-pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client) -> Result<(), Error> {
+pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &Via) -> Result<(), Error> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Error::MethodNotAllowed);
+    }
+    if via.names_us(&head.headers) {
+        return Err(Error::Loop);
     }
     check_framing(&head.headers)?;
     let host = settle_target(head)?;
@@ -46,7 +50,7 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client) -> Res
             headers.remove(X_FORWARDED_HOST);
         }
     }
-    add_via(headers, head.version);
+    via.add(headers, head.version);
     head.version = Version::HTTP_11;
     Ok(())
 }
@@ -78,13 +82,14 @@ fn settle_target(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
     if field.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(Error::BadRequest("the Host is not one"));
     }
+    if head.uri.authority().is_some() && head.uri.scheme().is_none() && head.version != Version::HTTP_2 {
+        return Err(Error::BadRequest("the target is neither a path nor a URL"));
+    }
     let host = match head.uri.authority() {
         None => field.cloned(),
         // The target's own authority wins.
         Some(authority) => {
-            let host = HeaderValue::from_str(authority.as_str())
-                .ok()
-                .filter(|host| is_host(host.as_bytes()));
+            let host = HeaderValue::from_str(authority.as_str()).ok().filter(|host| is_host(host.as_bytes()));
             let host = host.ok_or(Error::BadRequest("the target's host is not one"))?;
             head.headers.insert(header::HOST, host.clone());
             let path = head.uri.path_and_query().cloned();
@@ -100,8 +105,7 @@ fn settle_target(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
 
 /// What a host and a port are made of (RFC 3986 §3.2.2); a user name before an `@` is not for HTTP.
 fn is_host(host: &[u8]) -> bool {
-    host.iter()
-        .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(b))
+    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(b))
 }
 
 /// HTTP/2 may split a cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).
@@ -110,11 +114,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     if cookies.next().is_none() || cookies.next().is_none() {
         return;
     }
-    let cookies: Vec<_> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     // Values that are fine one by one are fine joined.
     if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);

@@ -2,10 +2,11 @@
 
 use http::{Response, header};
 
-use super::fields::{add_via, remove_hop_by_hop};
+use super::fields::remove_hop_by_hop;
+use super::via::Via;
 
 /// Removes what was for the connection to the dataserver alone.
-pub(super) fn rewrite<B>(response: &mut Response<B>) {
+pub(super) fn rewrite<B>(response: &mut Response<B>, via: &Via) {
     let version = response.version();
     let headers = response.headers_mut();
     // Chunks win over a length (RFC 9112 §6.3); hyper's server would take both for a fault of ours.
@@ -13,5 +14,5 @@ pub(super) fn rewrite<B>(response: &mut Response<B>) {
         headers.remove(header::CONTENT_LENGTH);
     }
     remove_hop_by_hop(headers);
-    add_via(headers, version);
+    via.add(headers, version);
 }

@@ -27,10 +27,7 @@ impl Apiserver {
     /// The command, with a config file of its own.
     pub fn command(config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_apiserver"));
-        command
-            .args(["--log-format", "json", "--config"])
-            .arg(config)
-            .env_remove("RUST_LOG");
+        command.args(["--log-format", "json", "--config"]).arg(config).env_remove("RUST_LOG");
         command
     }
 
@@ -51,10 +48,7 @@ impl Apiserver {
         change(&mut command);
         let process = Process::start(&mut command);
         let listens = process.wait_for("listener", |line| event(line, "gateway listens"));
-        let nsq = process
-            .output()
-            .lines()
-            .find_map(|line| event(line, "embedded NSQ listens"));
+        let nsq = process.output().lines().find_map(|line| event(line, "embedded NSQ listens"));
         Self {
             listen: addr(&listens["listen"]).unwrap(),
             admin: addr(&listens["admin"]),
@@ -72,10 +66,7 @@ impl Apiserver {
     pub fn live(&self) -> Vec<String> {
         let list = get(self.admin_addr(), "/dataservers").json();
         let entries = list["dataservers"].as_array().unwrap();
-        entries
-            .iter()
-            .map(|entry| entry["addr"].as_str().unwrap().to_owned())
-            .collect()
+        entries.iter().map(|entry| entry["addr"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Waits until exactly these are live.
@@ -83,9 +74,7 @@ impl Apiserver {
     pub fn wait_for_live(&self, addrs: &[&str]) {
         let mut wanted: Vec<_> = addrs.iter().map(ToString::to_string).collect();
         wanted.sort();
-        eventually(&format!("{wanted:?} live"), || {
-            (self.live() == wanted).then_some(())
-        });
+        eventually(&format!("{wanted:?} live"), || (self.live() == wanted).then_some(()));
     }
 
     /// Announces addresses through the embedded NSQ, once, and waits until they are picked from.
@@ -110,9 +99,7 @@ impl Apiserver {
     /// The value of a series, by its name and labels as they stand in `/metrics`; 0 if there is none.
     pub fn metric(&self, series: &str) -> f64 {
         let text = self.metrics();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 }
@@ -135,11 +122,7 @@ fn set_default(config: &mut serde_yaml::Value, path: &[&str], value: &str) {
     };
     let mapping = config.as_mapping_mut().unwrap();
     let slot = mapping.entry((*key).into()).or_insert_with(|| {
-        if rest.is_empty() {
-            value.into()
-        } else {
-            serde_yaml::Value::Mapping(serde_yaml::Mapping::new())
-        }
+        if rest.is_empty() { value.into() } else { serde_yaml::Value::Mapping(serde_yaml::Mapping::new()) }
     });
     set_default(slot, rest, value);
 }
@@ -175,10 +158,6 @@ impl DataserverProcess {
             .env_remove("RUST_LOG");
         let process = Process::start(&mut command);
         let listens = process.wait_for("listener", |line| event(line, "dataserver listens"));
-        Self {
-            process,
-            addr: listens["dataserver"].as_str().unwrap().to_owned(),
-            _dir: dir,
-        }
+        Self { process, addr: listens["dataserver"].as_str().unwrap().to_owned(), _dir: dir }
     }
 }

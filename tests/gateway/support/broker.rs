@@ -49,11 +49,7 @@ impl Cluster {
             let [tcp, http] = ["TCP", "HTTP"].map(|kind| listening(&process, kind));
             (process, tcp, http)
         });
-        let mut cluster = Self {
-            broker,
-            lookupd,
-            nsqds: Vec::new(),
-        };
+        let mut cluster = Self { broker, lookupd, nsqds: Vec::new() };
         for _ in 0..nsqds {
             cluster.add_nsqd();
         }
@@ -102,15 +98,7 @@ impl Nsqd {
     fn start(broker: Broker, lookupd_tcp: Option<SocketAddr>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let dir = tempfile::tempdir().unwrap();
-        let mut nsqd = Self {
-            broker,
-            process: None,
-            tcp: any,
-            http: any,
-            lookup: any,
-            lookupd_tcp,
-            dir,
-        };
+        let mut nsqd = Self { broker, process: None, tcp: any, http: any, lookup: any, lookupd_tcp, dir };
         nsqd.run();
         nsqd
     }

@@ -66,18 +66,12 @@ pub fn request(method_and_path: &str, fields: &[(&str, &str)], body: &[u8]) -> V
 
 #[track_caller]
 pub fn get(to: SocketAddr, path: &str) -> Reply {
-    exchange(
-        to,
-        &request(&format!("GET {path}"), &[("connection", "close")], b""),
-    )
+    exchange(to, &request(&format!("GET {path}"), &[("connection", "close")], b""))
 }
 
 #[track_caller]
 pub fn post(to: SocketAddr, path: &str, body: &[u8]) -> Reply {
-    exchange(
-        to,
-        &request(&format!("POST {path}"), &[("connection", "close")], body),
-    )
+    exchange(to, &request(&format!("POST {path}"), &[("connection", "close")], body))
 }
 
 /// Reads one answer; `None` if the connection ended before one.
@@ -85,17 +79,8 @@ pub fn read_reply(stream: &mut impl BufRead, to_head: bool) -> Option<Reply> {
     let (first, headers) = read_head(stream)?;
     let status: u16 = first.split(' ').nth(1)?.parse().ok()?;
     let bodiless = to_head || status / 100 == 1 || status == 204 || status == 304;
-    let (body, complete) = if bodiless {
-        (Vec::new(), true)
-    } else {
-        read_body(stream, &headers, true)
-    };
-    Some(Reply {
-        status,
-        headers,
-        body,
-        complete,
-    })
+    let (body, complete) = if bodiless { (Vec::new(), true) } else { read_body(stream, &headers, true) };
+    Some(Reply { status, headers, body, complete })
 }
 
 /// Reads a start line and fields.
@@ -120,12 +105,7 @@ pub fn read_body(
     headers: &[(String, String)],
     to_the_end: bool,
 ) -> (Vec<u8>, bool) {
-    let field = |name| {
-        headers
-            .iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.as_str())
-    };
+    let field = |name| headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
     let mut body = Vec::new();
     if field("transfer-encoding") == Some("chunked") {
         loop {

@@ -67,10 +67,7 @@ pub fn within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Opt
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            std::time::SystemTime::now() < deadline,
-            "not within {limit:?}: {what}"
-        );
+        assert!(std::time::SystemTime::now() < deadline, "not within {limit:?}: {what}");
         pause(Duration::from_millis(10));
     }
 }

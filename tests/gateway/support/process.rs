@@ -18,7 +18,7 @@ pub struct Process {
 impl Process {
     /// Starts it with both outputs collected.
     pub fn start(command: &mut Command) -> Self {
-        let name = format!("{:?}", command.get_program());
+        let name = command.get_program().display().to_string();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -30,12 +30,7 @@ impl Process {
             collect(child.stdout.take().unwrap(), Arc::clone(&lines)),
             collect(child.stderr.take().unwrap(), Arc::clone(&lines)),
         ];
-        Self {
-            child,
-            name,
-            lines,
-            readers,
-        }
+        Self { child, name, lines, readers }
     }
 
     /// Everything it has printed so far.
@@ -46,19 +41,12 @@ impl Process {
     /// Waits for a line of which `find` makes something.
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
-        self.within(Duration::from_secs(20), what, |lines| {
-            lines.iter().find_map(|line| find(line))
-        })
+        self.within(Duration::from_secs(20), what, |lines| lines.iter().find_map(|line| find(line)))
     }
 
     /// How many lines contain a text.
     pub fn count(&self, text: &str) -> usize {
-        self.lines
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|line| line.contains(text))
-            .count()
+        self.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
     #[track_caller]
@@ -69,22 +57,14 @@ impl Process {
                 return found;
             }
             let late = std::time::SystemTime::now() >= deadline;
-            assert!(
-                !late,
-                "{}: no {what} within {limit:?} in:\n{}",
-                self.name,
-                self.output()
-            );
+            assert!(!late, "{}: no {what} within {limit:?} in:\n{}", self.name, self.output());
             super::pause(Duration::from_millis(5));
         }
     }
 
     /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(self.child.id().to_string())
-            .status();
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
         assert!(status.unwrap().success());
     }
 

@@ -22,11 +22,7 @@ pub struct Exchange {
 impl Exchange {
     /// The values of a field.
     pub fn header(&self, name: &str) -> Vec<&str> {
-        self.headers
-            .iter()
-            .filter(|(field, _)| field == name)
-            .map(|(_, value)| value.as_str())
-            .collect()
+        self.headers.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str()).collect()
     }
 }
 
@@ -52,11 +48,7 @@ impl Stub {
                 std::thread::spawn(move || serve(stream));
             }
         });
-        Self {
-            addr,
-            requests: Arc::default(),
-            connections,
-        }
+        Self { addr, requests: Arc::default(), connections }
     }
 
     /// Answers every request with the bytes that `answer` makes of it; an empty answer closes the connection.
@@ -67,12 +59,7 @@ impl Stub {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             while let Some((first, headers)) = read_head(&mut reader) {
                 let (body, complete) = read_body(&mut reader, &headers, false);
-                let exchange = Exchange {
-                    first,
-                    headers,
-                    body,
-                    complete,
-                };
+                let exchange = Exchange { first, headers, body, complete };
                 let bytes = answer(&exchange);
                 seen.lock().unwrap().push(exchange);
                 if bytes.is_empty() || stream.write_all(&bytes).is_err() {

@@ -15,9 +15,7 @@ pub static NSQD: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| match on_p
 pub static GO: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     let dir = tools_dir("nsq");
     let out = format!("{}/", dir.display());
-    run(Command::new("go")
-        .args(["build", "-o", &out, "tool", "./..."])
-        .current_dir(source("tests/nsq")))?;
+    run(Command::new("go").args(["build", "-o", &out, "tool", "./..."]).current_dir(source("tests/nsq")))?;
     Ok(dir)
 });
 
@@ -28,14 +26,7 @@ pub static PYTHON: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     let requirements = source("tests/clients/python/requirements.txt");
     if run(Command::new(&python).args(["-c", "import nsq"])).is_err() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
-        let quiet = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ];
+        let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
         run(Command::new(&python).args(quiet).arg(requirements))?;
     }
     Ok(python)
@@ -78,21 +69,14 @@ fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 fn needed_on_path(program: &str) -> Result<PathBuf, String> {
-    on_path(program)
-        .map(|dir| dir.join(program))
-        .ok_or_else(|| format!("{program} is not on PATH"))
+    on_path(program).map(|dir| dir.join(program)).ok_or_else(|| format!("{program} is not on PATH"))
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(|error| format!("{program} cannot be started: {error}"))?;
+    let output = command.output().map_err(|error| format!("{program} cannot be started: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "{program} failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    ))
+    Err(format!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
