@@ -3,7 +3,7 @@
 //!
 //! tokio-nsq is wrapped and not trusted: it gives up on an nsqd after 15 minutes, ends for good on any
 //! protocol error, says nothing when a connection is lost and believes any frame's size. So each nsqd has a
-//! [link](link) that owns the reconnecting, and between tokio-nsq and nsqd stands a [guard](guard) that sees
+//! link that owns the reconnecting, and between tokio-nsq and nsqd stands a guard that sees
 //! every frame: it knows at once when the link is down, asks nsqd for a quick heartbeat, and lets no frame
 //! through that tokio-nsq would not survive.
 
