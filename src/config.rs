@@ -17,7 +17,7 @@ use std::{fs, io};
 
 pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
-pub use gateway::{AdminAllow, Balance, Gateway};
+pub use gateway::{AdminAllow, Balance, Gateway, RetryBudget};
 pub use limits::Limits;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::Registry;

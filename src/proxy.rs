@@ -37,6 +37,7 @@ pub use headers::Client;
 
 use headers::Via;
 use pool::Pool;
+use retry::Budget;
 
 /// What a worker's requests share.
 pub struct Worker {
@@ -46,6 +47,7 @@ pub struct Worker {
     metrics: Metrics,
     counts: Arc<crate::metrics::Worker>,
     pool: Pool,
+    retry_budget: Budget,
     settings: Settings,
 }
 
@@ -53,6 +55,7 @@ pub struct Worker {
 #[derive(Clone)]
 pub struct Settings {
     balance: config::Balance,
+    retry_budget: config::RetryBudget,
     timeouts: config::Timeouts,
     limits: config::Limits,
     workers: usize,
@@ -66,6 +69,7 @@ impl Settings {
     pub fn new(config: &Config, workers: usize, own: OwnListeners) -> Self {
         Self {
             balance: config.gateway.balance,
+            retry_budget: config.gateway.retry_budget,
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
             workers,
@@ -85,6 +89,7 @@ impl Worker {
             metrics: metrics.clone(),
             counts: metrics.worker(index)?,
             pool: Pool::default(),
+            retry_budget: Budget::new(settings.retry_budget, settings.workers),
             settings,
         }))
     }
@@ -113,8 +118,8 @@ pub fn stack(
         .layer_fn(|inner| limit::InFlight::new(inner, worker.clone()))
         // What an intermediary must refuse, remove and add, both ways, before anybody else looks at it.
         .layer_fn(|inner| headers::Headers::new(inner, Client::new(client), worker.clone()))
-        // A dataserver that could not take the request: another one can.
-        .layer_fn(|inner| retry::Retry::new(inner, worker.counts.clone()))
+        // A dataserver that could not take or answer the request: another one can.
+        .layer_fn(|inner| retry::Retry::new(inner, worker.clone()))
         // Chosen anew for each try, at the last moment: nobody waits between the choice and the use.
         .layer_fn(|inner| balance::Balance::new(inner, worker.clone()))
         // The exchange with the one that was chosen.

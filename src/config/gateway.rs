@@ -16,6 +16,8 @@ pub struct Gateway {
     pub workers: usize,
     /// How a dataserver is chosen. Default random.
     pub balance: Balance,
+    /// How many requests of which something was already sent may be sent again.
+    pub retry_budget: RetryBudget,
     /// Where the admin paths are served instead of on `listen`. Default none.
     pub admin_listen: Option<SocketAddr>,
     /// Which clients may read the admin paths. Default loopback and private networks.
@@ -28,6 +30,7 @@ impl Gateway {
             listen: section.value("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000))),
             workers: section.within("workers", 0, 0, 1024),
             balance: section.value("balance", Balance::Random),
+            retry_budget: RetryBudget::read(section.section("retry_budget")),
             admin_listen: section.optional("admin_listen"),
             admin_allow: section.list("admin_allow").map_or_else(AdminAllow::default, AdminAllow),
         };
@@ -54,6 +57,27 @@ impl FromYaml for Balance {
             "p2c" => Some(Self::P2c),
             _ => None,
         }
+    }
+}
+
+/// A request that a dataserver failed before it answered goes to another one if that is safe; when many fail at
+/// once, repeating all of them would only add to the load. What was never sent does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of each hundred requests this many may be repeated. Default 20, at most 100.
+    pub percent: usize,
+    /// And this many a second in any case. Default 10, at most a million.
+    pub per_second: usize,
+}
+
+impl RetryBudget {
+    fn read(mut section: Reader<'_>) -> Self {
+        let budget = Self {
+            percent: section.within("percent", 20, 0, 100),
+            per_second: section.within("per_second", 10, 0, 1_000_000),
+        };
+        section.finish();
+        budget
     }
 }
 

@@ -14,7 +14,7 @@ use super::Worker;
 use super::body::Body;
 use super::error::Error;
 use super::pool::Upstream;
-use super::retry::{Attempt, Failed};
+use super::retry::{Attempt, Failed, Tried};
 use crate::config;
 
 /// An attempt and who is to take it.
@@ -37,7 +37,15 @@ impl<S> Balance<S> {
 }
 
 impl Worker {
-    fn choose(&self, tried: &[u64]) -> Option<Rc<Upstream>> {
+    fn choose(&self, tried: &Tried) -> Option<Rc<Upstream>> {
+        self.choose_but(&tried.ids).or_else(|| {
+            let again = tried.again?;
+            let others: Vec<_> = tried.ids.iter().copied().filter(|id| *id != again).collect();
+            self.choose_but(&others)
+        })
+    }
+
+    fn choose_but(&self, tried: &[u64]) -> Option<Rc<Upstream>> {
         let now = Instant::now();
         let first = self.pick(now, tried)?;
         match self.settings.balance {
@@ -72,7 +80,7 @@ where
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         match self.worker.choose(&attempt.tried) {
             Some(upstream) => Chosen::One { inner: self.inner.call(Routed { attempt, upstream }) },
-            None => Chosen::Nobody,
+            None => Chosen::Nobody { tried: attempt.tried },
         }
     }
 }
@@ -81,7 +89,7 @@ pin_project! {
     #[project = ChosenProj]
     pub(super) enum Chosen<F> {
         One { #[pin] inner: F },
-        Nobody,
+        Nobody { tried: Tried },
     }
 }
 
@@ -91,7 +99,10 @@ impl<F: Future<Output = Result<Response<Body>, Failed>>> Future for Chosen<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             ChosenProj::One { inner } => inner.poll(cx),
-            ChosenProj::Nobody => Poll::Ready(Err(Error::NoDataserver.into())),
+            ChosenProj::Nobody { tried } => {
+                let tried = std::mem::take(tried);
+                Poll::Ready(Err(Failed { error: Error::NoDataserver, unsent: None, tried }))
+            }
         }
     }
 }

@@ -151,7 +151,8 @@ impl Drop for UpstreamBody {
 
 /// The body of a user's request.
 pub(super) struct RequestBody {
-    incoming: Incoming,
+    /// None for a request that is sent again, which never has a body.
+    incoming: Option<Incoming>,
     idle: Idle,
     progress: Option<Rc<Progress>>,
 }
@@ -178,12 +179,17 @@ impl Progress {
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, idle: Duration) -> Self {
-        Self { incoming, idle: Idle::new(idle), progress: None }
+        Self { incoming: Some(incoming), idle: Idle::new(idle), progress: None }
+    }
+
+    /// No body.
+    pub(super) fn none() -> Self {
+        Self { incoming: None, idle: Idle::new(Duration::ZERO), progress: None }
     }
 
     /// Where to see how the upload goes; `None` if there is no body to wait for.
     pub(super) fn progress(&mut self) -> Option<Rc<Progress>> {
-        if self.incoming.is_end_stream() {
+        if self.is_end_stream() {
             return None;
         }
         let new = || Rc::new(Progress { last: Cell::new(Instant::now()), waits_for_user: Cell::new(false) });
@@ -200,7 +206,8 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.idle.moved();
                 if let Some(progress) = &this.progress {
@@ -219,11 +226,11 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 

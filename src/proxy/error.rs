@@ -64,20 +64,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// What hyper says about an exchange that failed, in our terms.
-    pub(super) fn from_exchange(addr: &Addr, error: &hyper::Error) -> Self {
-        if error.is_user() {
-            let mut source = std::error::Error::source(error);
-            while let Some(inner) = source {
-                if inner.is::<Stalled>() {
-                    return Self::RequestBodyStalled;
-                }
-                source = inner.source();
+    /// What was wrong with the body of the user's request, when that ended an exchange.
+    pub(super) fn from_request_body(error: &hyper::Error) -> Self {
+        let mut source = std::error::Error::source(error);
+        while let Some(inner) = source {
+            if inner.is::<Stalled>() {
+                return Self::RequestBodyStalled;
             }
-            return Self::RequestBody;
+            source = inner.source();
         }
-        let failure = if error.is_parse() { Failure::Protocol } else { Failure::Closed };
-        Self::Upstream { addr: addr.clone(), failure }
+        Self::RequestBody
     }
 
     /// Status, title, and the error type of RFC 9209 §2.3.

@@ -59,57 +59,67 @@ async fn exchange(
     Routed { attempt, upstream }: Routed,
 ) -> Result<Response<Body>, Failed> {
     let Attempt { mut request, mut tried } = attempt;
-    let fail = |failure| {
-        upstream.counts.failed(failure);
-        Error::Upstream { addr: upstream.addr.clone(), failure }
-    };
     if !request.headers().contains_key(header::HOST) {
         // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
         request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
     }
-    let mut lease = Lease::new(upstream.clone(), worker.settings.timeouts.pool_idle);
+    let failed = |failure| {
+        upstream.counts.failed(failure);
+        Error::Upstream { addr: upstream.addr.clone(), failure }
+    };
+    let timeouts = &worker.settings.timeouts;
+    let mut lease = Lease::new(upstream.clone(), timeouts.pool_idle);
     loop {
-        let kept = upstream.take_idle(worker.settings.timeouts.pool_idle);
+        let kept = upstream.take_idle(timeouts.pool_idle);
         let was_kept = kept.is_some();
         let mut connection = match kept {
             Some(connection) => connection,
             None => match connect(&worker, &upstream).await {
                 Ok(connection) => connection,
                 Err(failure) => {
-                    tried.push(upstream.id);
-                    return Err(Failed { error: fail(failure), unsent: Some(Attempt { request, tried }) });
+                    tried.ids.push(upstream.id);
+                    tried.again = tried.again.filter(|id| *id != upstream.id);
+                    return Err(Failed { error: failed(failure), unsent: Some(request), tried });
                 }
             },
         };
-        match send(&mut connection.sender, request, worker.settings.timeouts.response_head).await {
+        let (error, unsent) = match send(&mut connection.sender, request, timeouts.response_head).await {
             Sent::Answer(response) if is_framed_soundly(&response) => {
                 upstream.counts.answered(response.status().as_u16());
                 lease.hold(connection);
-                let idle_body = worker.settings.timeouts.idle_body;
-                return Ok(
-                    response.map(|body| Body::from_upstream(UpstreamBody::new(body, idle_body, lease)))
-                );
+                let body = |body| Body::from_upstream(UpstreamBody::new(body, timeouts.idle_body, lease));
+                return Ok(response.map(body));
             }
-            Sent::Answer(_) => return Err(fail(Failure::Protocol).into()),
-            // It had been closed while it was idle: that is no fault of the dataserver, which may have
-            // another connection or take a new one.
-            Sent::Unsent(unsent) if was_kept => request = unsent,
-            Sent::Unsent(request) => {
-                tried.push(upstream.id);
-                return Err(Failed {
-                    error: fail(Failure::Closed),
-                    unsent: Some(Attempt { request, tried }),
-                });
+            Sent::Unsent(unsent) if was_kept => {
+                // It had been closed while it was idle: that is no fault of the dataserver, which may have
+                // another connection or take a new one.
+                request = unsent;
+                continue;
             }
-            Sent::TimedOut => return Err(fail(Failure::HeadTimeout).into()),
-            Sent::Failed(error) => {
-                let error = Error::from_exchange(&upstream.addr, &error);
-                if let Error::Upstream { failure, .. } = &error {
-                    upstream.counts.failed(*failure);
-                }
-                return Err(error.into());
-            }
+            Sent::Answer(_) => (failed(Failure::Protocol), None),
+            Sent::Unsent(request) => (failed(Failure::Closed), Some(request)),
+            Sent::TimedOut => (failed(Failure::HeadTimeout), None),
+            Sent::Failed(error) => match failure_of(&error) {
+                Some(failure) => (failed(failure), None),
+                None => (Error::from_request_body(&error), None),
+            },
+        };
+        tried.ids.push(upstream.id);
+        if was_kept {
+            // Its other connections were idle for longer: they have most likely ended, too.
+            upstream.close_idle();
+            tried.again = Some(upstream.id);
         }
+        return Err(Failed { error, unsent, tried });
+    }
+}
+
+/// How the dataserver failed an exchange; `None` if it was the user's body that ended it.
+fn failure_of(error: &hyper::Error) -> Option<Failure> {
+    match error {
+        error if error.is_user() => None,
+        error if error.is_parse() => Some(Failure::Protocol),
+        _ => Some(Failure::Closed),
     }
 }
 

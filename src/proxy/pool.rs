@@ -92,6 +92,11 @@ impl Upstream {
         None
     }
 
+    /// Closes every connection that is idle.
+    pub(super) fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     fn keep(&self, connection: Connection) {
         self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
     }

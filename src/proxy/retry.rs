@@ -1,53 +1,65 @@
-//! Another dataserver for a request that the first could not take.
+//! Another dataserver for a request that the first could not answer.
 //!
-//! Only what was certainly not sent is sent again, so that no dataserver can see a request twice.
+//! What was certainly not sent may go to anybody. Of the rest only what is safe to repeat (RFC 9110 §9.2.1) is
+//! sent again, before anything of an answer was seen, and within a budget: no dataserver sees a POST twice.
+
+mod budget;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body::Body as _;
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::Error;
-use crate::metrics::{self, Worker};
+use crate::metrics;
 use crate::registry::Failure;
 
-/// How many dataservers a request is offered to.
+pub(super) use budget::Budget;
+
+/// How often a request is tried.
 const TRIES: usize = 3;
 
-/// A request and the ids of those that could not take it.
+/// A request and who failed it before.
 pub(super) struct Attempt {
     pub(super) request: Request<RequestBody>,
-    pub(super) tried: Vec<u64>,
+    pub(super) tried: Tried,
+}
+
+/// The ids of dataservers that failed a request.
+#[derive(Default)]
+pub(super) struct Tried {
+    pub(super) ids: Vec<u64>,
+    /// Of those the last that failed on a kept connection. It may only have closed that one, and is worth
+    /// another try when nobody else is left.
+    pub(super) again: Option<u64>,
 }
 
 /// A try that failed.
 pub(super) struct Failed {
     pub(super) error: Error,
-    /// What was certainly not sent.
-    pub(super) unsent: Option<Attempt>,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self { error, unsent: None }
-    }
+    /// The request, if nothing of it was sent.
+    pub(super) unsent: Option<Request<RequestBody>>,
+    /// Who failed it, this time and before.
+    pub(super) tried: Tried,
 }
 
 /// Tries again.
 #[derive(Clone)]
 pub(super) struct Retry<S> {
     inner: S,
-    counts: Arc<Worker>,
+    worker: Rc<Worker>,
 }
 
 impl<S> Retry<S> {
-    pub(super) fn new(inner: S, counts: Arc<Worker>) -> Self {
-        Self { inner, counts }
+    pub(super) fn new(inner: S, worker: Rc<Worker>) -> Self {
+        Self { inner, worker }
     }
 }
 
@@ -64,9 +76,37 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        self.worker.retry_budget.deposit();
+        let copy = Copy::of(&request);
         let mut service = self.inner.clone();
-        let attempt = service.call(Attempt { request, tried: Vec::new() });
-        RetryFuture { attempt, service, counts: self.counts.clone(), last: None }
+        let attempt = service.call(Attempt { request, tried: Tried::default() });
+        RetryFuture { attempt, service, worker: self.worker.clone(), copy, tries: 1, last: None }
+    }
+}
+
+/// A request that can be sent once more: it has no body and changes nothing.
+struct Copy {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Copy {
+    fn of(request: &Request<RequestBody>) -> Option<Self> {
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        (is_safe && request.body().is_end_stream()).then(|| Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        })
+    }
+
+    fn request(&self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::none());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
     }
 }
 
@@ -75,7 +115,9 @@ pin_project! {
         #[pin]
         attempt: S::Future,
         service: S,
-        counts: Arc<Worker>,
+        worker: Rc<Worker>,
+        copy: Option<Copy>,
+        tries: usize,
         // Why the try before this one failed.
         last: Option<Error>,
     }
@@ -90,23 +132,27 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let failed = match ready!(this.attempt.as_mut().poll(cx)) {
+            let Failed { error, unsent, tried } = match ready!(this.attempt.as_mut().poll(cx)) {
                 Ok(response) => return Poll::Ready(Ok(response)),
                 Err(failed) => failed,
             };
-            let error = match failed.error {
-                // That nobody is left says less than why those before could not take it.
+            let error = match error {
+                // That nobody is left says less than why those before could not answer.
                 Error::NoDataserver => this.last.take().unwrap_or(Error::NoDataserver),
                 error => error,
             };
-            match (failed.unsent, reason(&error)) {
-                (Some(attempt), Some(reason)) if attempt.tried.len() < TRIES => {
-                    this.counts.retried(reason);
-                    *this.last = Some(error);
-                    this.attempt.set(this.service.call(attempt));
-                }
-                _ => return Poll::Ready(Err(error)),
-            }
+            let Some(reason) = reason(&error).filter(|_| *this.tries < TRIES) else {
+                return Poll::Ready(Err(error));
+            };
+            let request = match (unsent, &this.copy) {
+                (Some(unsent), _) => unsent,
+                (None, Some(copy)) if this.worker.retry_budget.withdraw() => copy.request(),
+                (None, _) => return Poll::Ready(Err(error)),
+            };
+            this.worker.counts.retried(reason);
+            *this.tries += 1;
+            *this.last = Some(error);
+            this.attempt.set(this.service.call(Attempt { request, tried }));
         }
     }
 }

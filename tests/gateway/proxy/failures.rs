@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, PATIENT, Reply, Stub, eventually, get, pause, post, read_reply, request, trials,
+    Apiserver, DataserverProcess, PATIENT, Reply, Stub, eventually, get, pause, post, read_reply, request,
+    trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -19,6 +20,9 @@ pub fn trials() -> Vec<Trial> {
         a_request_is_offered_to_three_dataservers_at_most,
         faults_8_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_request,
         a_dataserver_that_closes_before_it_answers_is_502,
+        faults_3_a_dataserver_that_reads_and_closes_fails_no_get_and_sees_no_post_twice,
+        faults_1_a_dataserver_that_is_killed_under_load_fails_no_get,
+        gateway_retry_budget_bounds_what_is_sent_again,
         faults_10_junk_is_502,
         faults_9_a_dataserver_that_does_not_answer_is_504,
         an_upload_that_moves_is_not_too_slow,
@@ -125,6 +129,77 @@ fn a_dataserver_that_closes_before_it_answers_is_502() {
     assert!(reply.header("proxy-status").unwrap().contains(&format!("next-hop=\"{}\"", stub.addr())));
     assert_eq!(stub.requests().len(), 1);
     assert!(errors(&gateway, &stub, "closed") > 0.0);
+}
+
+fn faults_3_a_dataserver_that_reads_and_closes_fails_no_get_and_sees_no_post_twice() {
+    let (closing, fine) = (Stub::answering(|_| Vec::new()), Stub::ok("fine"));
+    let gateway = gateway_and("gateway: {workers: 1}\n", &[&closing, &fine]);
+    for _ in 0..40 {
+        assert_eq!(get(gateway.listen, "/").text(), "fine");
+    }
+    assert!(
+        !closing.requests().is_empty() && gateway.metric("gateway_retries_total{reason=\"closed\"}") > 0.0
+    );
+    let answers: Vec<_> = (0..40).map(|n| post(gateway.listen, &format!("/{n}"), b"once").status).collect();
+    assert!(
+        answers.iter().all(|status| [200, 502].contains(status)) && answers.contains(&502),
+        "{answers:?}"
+    );
+    let mut posted: Vec<_> =
+        closing.requests().iter().chain(&fine.requests()).map(|request| request.first.clone()).collect();
+    posted.retain(|first| first.starts_with("POST"));
+    let all = posted.len();
+    posted.sort();
+    posted.dedup();
+    assert_eq!((posted.len(), all), (40, 40), "each reached one of them, once");
+}
+
+/// kill -9 of one of three, with requests under way on it.
+fn faults_1_a_dataserver_that_is_killed_under_load_fails_no_get() {
+    let gateway = Apiserver::start("registry: {ttl: 3s, sweep_interval: 200ms}\n");
+    let config = format!("common: {{heart_beat_time: 1, nsqd: ['{}']}}\n", gateway.nsq.unwrap()[0]);
+    let mut dataservers: Vec<_> = (0..3).map(|_| DataserverProcess::start(&config)).collect();
+    eventually("three live", || (gateway.live().len() == 3).then_some(()));
+    pause(Duration::from_millis(50));
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|n| {
+            let (stop, to) = (stop.clone(), gateway.listen);
+            std::thread::spawn(move || {
+                let stream = TcpStream::connect(to).unwrap();
+                let (mut writer, mut reader) = (stream.try_clone().unwrap(), BufReader::new(stream));
+                let mut answers = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    // Some are under way for long enough to be caught by the kill.
+                    let path = if n % 2 == 0 { "GET /" } else { "GET /delay/20" };
+                    writer.write_all(&request(path, &[], b"")).unwrap();
+                    let reply = read_reply(&mut reader, false).expect("no answer");
+                    assert!(reply.status == 200 && reply.complete, "{reply:?}");
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    pause(Duration::from_millis(500));
+    dataservers.pop().unwrap().process.kill();
+    pause(Duration::from_secs(1));
+    dataservers.pop().unwrap().process.kill();
+    eventually("one live", || (gateway.live().len() == 1).then_some(()));
+    stop.store(true, Ordering::SeqCst);
+    let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(answers > 1000, "{answers}");
+}
+
+fn gateway_retry_budget_bounds_what_is_sent_again() {
+    let stubs = [Stub::answering(|_| Vec::new()), Stub::answering(|_| Vec::new())];
+    let requests = || stubs.iter().map(|stub| stub.requests().len()).sum::<usize>();
+    let budget = "gateway: {workers: 1, retry_budget: {percent: 0, per_second: 0}}\n";
+    let gateway = gateway_and(budget, &stubs.iter().collect::<Vec<_>>());
+    for _ in 0..10 {
+        assert_problem(&get(gateway.listen, "/"), 502, "connection_terminated");
+    }
+    assert_eq!(requests(), 10);
 }
 
 fn faults_10_junk_is_502() {
