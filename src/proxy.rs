@@ -12,6 +12,7 @@ mod instrument;
 mod limit;
 mod pool;
 mod retry;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -24,6 +25,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 
 use crate::addr::OwnListeners;
@@ -48,6 +51,7 @@ pub struct Worker {
     counts: Arc<crate::metrics::Worker>,
     pool: Pool,
     retry_budget: Budget,
+    tunnels: TaskTracker,
     settings: Settings,
 }
 
@@ -90,8 +94,16 @@ impl Worker {
             counts: metrics.worker(index)?,
             pool: Pool::default(),
             retry_budget: Budget::new(settings.retry_budget, settings.workers),
+            tunnels: TaskTracker::new(),
             settings,
         }))
+    }
+
+    /// Waits until every tunnel has ended. Returns how many had not at the deadline.
+    pub async fn tunnels_ended(&self, deadline: Instant) -> usize {
+        self.tunnels.close();
+        let _ = timeout_at(deadline, self.tunnels.wait()).await;
+        self.tunnels.len()
     }
 
     /// Closes connections to dataservers that were idle for too long, for as long as it is polled.
@@ -118,6 +130,8 @@ pub fn stack(
         .layer_fn(|inner| limit::InFlight::new(inner, worker.clone()))
         // What an intermediary must refuse, remove and add, both ways, before anybody else looks at it.
         .layer_fn(|inner| headers::Headers::new(inner, Client::new(client), worker.clone()))
+        // A 101 makes a tunnel of what was an exchange.
+        .layer_fn(|inner| upgrade::Upgrade::new(inner, worker.clone()))
         // A dataserver that could not take or answer the request: another one can.
         .layer_fn(|inner| retry::Retry::new(inner, worker.clone()))
         // Chosen anew for each try, at the last moment: nobody waits between the choice and the use.

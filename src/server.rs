@@ -186,8 +186,8 @@ impl Http {
             let connection = self.http2.serve_connection(stream, service);
             drain.watch(connection, http2::Connection::graceful_shutdown).await
         } else {
-            let connection = self.http1.serve_connection(stream, service);
-            drain.watch(connection, http1::Connection::graceful_shutdown).await
+            let connection = self.http1.serve_connection(stream, service).with_upgrades();
+            drain.watch(connection, http1::UpgradeableConnection::graceful_shutdown).await
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a user's connection ended with an error");

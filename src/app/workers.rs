@@ -7,6 +7,7 @@ use std::thread;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::switch::{AdminOnly, Switch};
@@ -52,7 +53,7 @@ impl Workers {
         let connections = Arc::new(Semaphore::new(places));
         for (index, listener) in listeners.into_iter().enumerate() {
             let (shared, connections, stop) = (shared.clone(), connections.clone(), workers.stop.clone());
-            let run = move || shared.worker(index, listener, connections, stop);
+            let run = move || shared.worker(index, listener, connections, &stop);
             spawn(format!("worker-{index}"), sender.clone(), run)?;
         }
         if let Some(listener) = admin_listener {
@@ -125,7 +126,7 @@ impl Shared {
         index: usize,
         listener: StdListener,
         connections: Arc<Semaphore>,
-        stop: CancellationToken,
+        stop: &CancellationToken,
     ) -> anyhow::Result<usize> {
         let config = &self.config;
         let worker = proxy::Worker::new(index, &self.registry, &self.metrics, self.settings.clone())
@@ -138,6 +139,11 @@ impl Shared {
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
+            let drain_deadline = async {
+                stop.cancelled().await;
+                Instant::now() + config.timeouts.drain
+            };
+            let stop = stop.clone();
             let serve = async {
                 if config.gateway.admin_listen.is_some() {
                     return server::serve(listener, |client| proxy::stack(&worker, client), settings, stop)
@@ -149,8 +155,12 @@ impl Shared {
                 };
                 server::serve(listener, switch, settings, stop).await
             };
+            let serve_and_tunnels = async {
+                let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
+                cut_off + worker.tunnels_ended(deadline).await
+            };
             tokio::select! {
-                cut_off = serve => Ok(cut_off),
+                cut_off = serve_and_tunnels => Ok(cut_off),
                 () = worker.tidy_pool() => Err(anyhow::anyhow!("the pool's upkeep ended")),
             }
         })

@@ -16,6 +16,8 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// A body, either way, that does not move. Default 60s.
     pub idle_body: Duration,
+    /// A tunnel (WebSocket) in which nothing moves. Default 1h.
+    pub idle_tunnel: Duration,
     /// A connection to a dataserver without a request. Shorter than what common servers keep, so that
     /// it is the gateway that closes. Default 4s.
     pub pool_idle: Duration,
@@ -34,6 +36,7 @@ impl Timeouts {
             request_head: duration("request_head", 30),
             response_head: duration("response_head", 30),
             idle_body: duration("idle_body", 60),
+            idle_tunnel: duration("idle_tunnel", 3600),
             pool_idle: duration("pool_idle", 4),
             drain: duration("drain", 30),
         };

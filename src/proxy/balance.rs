@@ -37,16 +37,15 @@ impl<S> Balance<S> {
 }
 
 impl Worker {
-    fn choose(&self, tried: &Tried) -> Option<Rc<Upstream>> {
-        self.choose_but(&tried.ids).or_else(|| {
+    fn choose(&self, now: Instant, tried: &Tried) -> Option<Rc<Upstream>> {
+        self.choose_but(now, &tried.ids).or_else(|| {
             let again = tried.again?;
             let others: Vec<_> = tried.ids.iter().copied().filter(|id| *id != again).collect();
-            self.choose_but(&others)
+            self.choose_but(now, &others)
         })
     }
 
-    fn choose_but(&self, tried: &[u64]) -> Option<Rc<Upstream>> {
-        let now = Instant::now();
+    fn choose_but(&self, now: Instant, tried: &[u64]) -> Option<Rc<Upstream>> {
         let first = self.pick(now, tried)?;
         match self.settings.balance {
             config::Balance::Random => Some(first),
@@ -67,18 +66,18 @@ impl Worker {
 
 impl<S> Service<Attempt> for Balance<S>
 where
-    S: Service<Routed, Response = Response<Body>, Error = Failed>,
+    S: Service<Routed, Response = Response<Body>, Error = Box<Failed>>,
 {
     type Response = Response<Body>;
-    type Error = Failed;
+    type Error = Box<Failed>;
     type Future = Chosen<S::Future>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Box<Failed>>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        match self.worker.choose(&attempt.tried) {
+        match self.worker.choose(attempt.now, &attempt.tried) {
             Some(upstream) => Chosen::One { inner: self.inner.call(Routed { attempt, upstream }) },
             None => Chosen::Nobody { tried: attempt.tried },
         }
@@ -93,7 +92,7 @@ pin_project! {
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, Failed>>> Future for Chosen<F> {
+impl<F: Future<Output = Result<Response<Body>, Box<Failed>>>> Future for Chosen<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -101,7 +100,7 @@ impl<F: Future<Output = Result<Response<Body>, Failed>>> Future for Chosen<F> {
             ChosenProj::One { inner } => inner.poll(cx),
             ChosenProj::Nobody { tried } => {
                 let tried = std::mem::take(tried);
-                Poll::Ready(Err(Failed { error: Error::NoDataserver, unsent: None, tried }))
+                Poll::Ready(Err(Box::new(Failed { error: Error::NoDataserver, unsent: None, tried })))
             }
         }
     }

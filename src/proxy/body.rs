@@ -48,6 +48,14 @@ impl Body {
         Self { kind: Kind::Upstream(body), in_flight: None }
     }
 
+    /// The connection that the answer came on, if it is to be used for something else now.
+    pub(super) fn take_lease(&mut self) -> Option<Lease> {
+        match &mut self.kind {
+            Kind::Upstream(body) => body.lease.take(),
+            Kind::Bytes(_) | Kind::Boxed(_) => None,
+        }
+    }
+
     pub(super) fn keep(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
     }

@@ -41,11 +41,11 @@ impl Forward {
 
 impl Service<Routed> for Forward {
     type Response = Response<Body>;
-    type Error = Failed;
+    type Error = Box<Failed>;
     /// The one allocation of a request's way through the layers.
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Failed>>>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Box<Failed>>>>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Box<Failed>>> {
         Poll::Ready(Ok(()))
     }
 
@@ -57,12 +57,13 @@ impl Service<Routed> for Forward {
 async fn exchange(
     worker: Rc<Worker>,
     Routed { attempt, upstream }: Routed,
-) -> Result<Response<Body>, Failed> {
-    let Attempt { mut request, mut tried } = attempt;
+) -> Result<Response<Body>, Box<Failed>> {
+    let Attempt { mut request, mut tried, now } = attempt;
     if !request.headers().contains_key(header::HOST) {
         // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
         request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
     }
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     let failed = |failure| {
         upstream.counts.failed(failure);
         Error::Upstream { addr: upstream.addr.clone(), failure }
@@ -70,7 +71,7 @@ async fn exchange(
     let timeouts = &worker.settings.timeouts;
     let mut lease = Lease::new(upstream.clone(), timeouts.pool_idle);
     loop {
-        let kept = upstream.take_idle(timeouts.pool_idle);
+        let kept = upstream.take_idle(now, timeouts.pool_idle);
         let was_kept = kept.is_some();
         let mut connection = match kept {
             Some(connection) => connection,
@@ -79,12 +80,12 @@ async fn exchange(
                 Err(failure) => {
                     tried.ids.push(upstream.id);
                     tried.again = tried.again.filter(|id| *id != upstream.id);
-                    return Err(Failed { error: failed(failure), unsent: Some(request), tried });
+                    return Err(Box::new(Failed { error: failed(failure), unsent: Some(request), tried }));
                 }
             },
         };
         let (error, unsent) = match send(&mut connection.sender, request, timeouts.response_head).await {
-            Sent::Answer(response) if is_framed_soundly(&response) => {
+            Sent::Answer(response) if is_framed_soundly(&response, wants_upgrade) => {
                 upstream.counts.answered(response.status().as_u16());
                 lease.hold(connection);
                 let body = |body| Body::from_upstream(UpstreamBody::new(body, timeouts.idle_body, lease));
@@ -110,7 +111,7 @@ async fn exchange(
             upstream.close_idle();
             tried.again = Some(upstream.id);
         }
-        return Err(Failed { error, unsent, tried });
+        return Err(Box::new(Failed { error, unsent, tried }));
     }
 }
 
@@ -155,8 +156,8 @@ async fn send(sender: &mut Sender, mut request: Request<RequestBody>, response_h
 
 /// A coding other than `chunked` hides where the answer ends (RFC 9112 §6.3), and so does a switch of
 /// protocols that nobody asked for.
-fn is_framed_soundly(response: &Response<Incoming>) -> bool {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+fn is_framed_soundly(response: &Response<Incoming>, wants_upgrade: bool) -> bool {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade {
         return false;
     }
     let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
@@ -180,7 +181,7 @@ async fn connect(worker: &Worker, upstream: &Upstream) -> Result<Connection, Fai
         .map_err(|_| Failure::Connect)?;
     let dataserver = upstream.addr.clone();
     let task = tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             // Whoever had a request on it hears of it in terms of that request.
             tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
         }

@@ -81,9 +81,8 @@ impl Pool {
 
 impl Upstream {
     /// The connection that was used last, if it can still be used and was idle for less than `limit`.
-    pub(super) fn take_idle(&self, limit: Duration) -> Option<Connection> {
+    pub(super) fn take_idle(&self, now: Instant, limit: Duration) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let now = Instant::now();
         while let Some(Idle { connection, since }) = idle.pop() {
             if connection.sender.is_ready() && now.saturating_duration_since(since) < limit {
                 return Some(connection);

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::Worker;
@@ -30,6 +31,8 @@ const TRIES: usize = 3;
 pub(super) struct Attempt {
     pub(super) request: Request<RequestBody>,
     pub(super) tried: Tried,
+    /// When it began: the clock is read once for all that a try has to decide.
+    pub(super) now: Instant,
 }
 
 /// The ids of dataservers that failed a request.
@@ -41,7 +44,7 @@ pub(super) struct Tried {
     pub(super) again: Option<u64>,
 }
 
-/// A try that failed.
+/// A try that failed. It holds a request, and is boxed: answers should not carry the room for it around.
 pub(super) struct Failed {
     pub(super) error: Error,
     /// The request, if nothing of it was sent.
@@ -65,7 +68,7 @@ impl<S> Retry<S> {
 
 impl<S> Service<Request<RequestBody>> for Retry<S>
 where
-    S: Service<Attempt, Response = Response<Body>, Error = Failed> + Clone,
+    S: Service<Attempt, Response = Response<Body>, Error = Box<Failed>> + Clone,
 {
     type Response = Response<Body>;
     type Error = Error;
@@ -79,7 +82,7 @@ where
         self.worker.retry_budget.deposit();
         let copy = Copy::of(&request);
         let mut service = self.inner.clone();
-        let attempt = service.call(Attempt { request, tried: Tried::default() });
+        let attempt = service.call(Attempt { request, tried: Tried::default(), now: Instant::now() });
         RetryFuture { attempt, service, worker: self.worker.clone(), copy, tries: 1, last: None }
     }
 }
@@ -125,7 +128,7 @@ pin_project! {
 
 impl<S> Future for RetryFuture<S>
 where
-    S: Service<Attempt, Response = Response<Body>, Error = Failed>,
+    S: Service<Attempt, Response = Response<Body>, Error = Box<Failed>>,
 {
     type Output = Result<Response<Body>, Error>;
 
@@ -134,7 +137,7 @@ where
         loop {
             let Failed { error, unsent, tried } = match ready!(this.attempt.as_mut().poll(cx)) {
                 Ok(response) => return Poll::Ready(Ok(response)),
-                Err(failed) => failed,
+                Err(failed) => *failed,
             };
             let error = match error {
                 // That nobody is left says less than why those before could not answer.
@@ -152,7 +155,7 @@ where
             this.worker.counts.retried(reason);
             *this.tries += 1;
             *this.last = Some(error);
-            this.attempt.set(this.service.call(Attempt { request, tried }));
+            this.attempt.set(this.service.call(Attempt { request, tried, now: Instant::now() }));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Fields that are for one connection only, and so never go on (RFC 9110 §7.6.1).
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -46,6 +46,28 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
+/// The protocols that a message wants to switch to (RFC 9110 §7.8), if it says so in both places. Another HTTP is
+/// not among them: requests in such a tunnel would go past everything that is checked here.
+pub(super) fn upgrade_wanted(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(header::UPGRADE)?;
+    let is_http = |name: &[u8]| {
+        let name = name.trim_ascii().to_ascii_lowercase();
+        name.starts_with(b"h2") || name.starts_with(b"http") || name.starts_with(b"tls")
+    };
+    if protocol.as_bytes().split(|b| *b == b',').any(is_http) {
+        return None;
+    }
+    let mut options =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade")).then(|| protocol.clone())
+}
+
+/// Says the same on the next connection.
+pub(super) fn insert_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::UPGRADE, protocol);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -79,6 +101,18 @@ mod tests {
             headers(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "1")]);
         remove_hop_by_hop(&mut fields);
         assert_eq!(fields, headers(&[("host", "a"), ("content-length", "1")]));
+    }
+
+    #[test]
+    fn http_28_another_protocol_is_wanted_in_both_fields_and_never_another_http() {
+        let wanted = |connection, upgrade| {
+            upgrade_wanted(&headers(&[("connection", connection), ("upgrade", upgrade)])).is_some()
+        };
+        assert!(wanted("keep-alive, Upgrade", "websocket") && wanted("upgrade", "x, y"));
+        assert!(!wanted("keep-alive", "websocket") && !wanted("upgraded", "websocket"));
+        for http in ["h2c", "websocket, H2C", "HTTP/2.0", "TLS/1.3"] {
+            assert!(!wanted("upgrade", http), "{http}");
+        }
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::Client;
-use super::fields::remove_hop_by_hop;
+use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::via::Via;
 use crate::proxy::error::Error;
 
@@ -33,7 +33,11 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &
     }
 
     let headers = &mut head.headers;
+    let upgrade = if head.version == Version::HTTP_11 { upgrade_wanted(headers) } else { None };
     remove_hop_by_hop(headers);
+    if let Some(protocol) = upgrade {
+        insert_upgrade(headers, protocol);
+    }
     // A length that is not known goes in chunks, also with a GET, of which hyper would drop the body.
     if body.size_hint().exact().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

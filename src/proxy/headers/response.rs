@@ -1,18 +1,22 @@
 //! A dataserver's answer, made into the one that the user gets.
 
-use http::{Response, header};
+use http::{Response, StatusCode, header};
 
-use super::fields::remove_hop_by_hop;
+use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::via::Via;
 
 /// Removes what was for the connection to the dataserver alone.
 pub(super) fn rewrite<B>(response: &mut Response<B>, via: &Via) {
-    let version = response.version();
+    let (version, status) = (response.version(), response.status());
     let headers = response.headers_mut();
     // Chunks win over a length (RFC 9112 §6.3); hyper's server would take both for a fault of ours.
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
+    let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS { upgrade_wanted(headers) } else { None };
     remove_hop_by_hop(headers);
+    if let Some(protocol) = upgrade {
+        insert_upgrade(headers, protocol);
+    }
     via.add(headers, version);
 }

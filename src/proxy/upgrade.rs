@@ -1,0 +1,137 @@
+//! Switching protocols (RFC 9110 §7.8), as WebSocket does: after a 101 bytes go both ways as they come.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until};
+use tower::Service;
+
+use super::Worker;
+use super::body::{Body, RequestBody};
+use super::error::Error;
+use super::pool::Lease;
+
+/// Bytes that a tunnel holds for each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// Makes a tunnel of an exchange whose answer is 101.
+#[derive(Clone)]
+pub(super) struct Upgrade<S> {
+    inner: S,
+    worker: Rc<Worker>,
+}
+
+impl<S> Upgrade<S> {
+    pub(super) fn new(inner: S, worker: Rc<Worker>) -> Self {
+        Self { inner, worker }
+    }
+}
+
+impl<S> Service<Request<RequestBody>> for Upgrade<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = UpgradeFuture<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+        // The layer above leaves the field only where a user wants to switch.
+        let wanted = request.headers().contains_key(header::UPGRADE);
+        let user = wanted.then(|| hyper::upgrade::on(&mut request));
+        UpgradeFuture { inner: self.inner.call(request), user, worker: self.worker.clone() }
+    }
+}
+
+pin_project! {
+    pub(super) struct UpgradeFuture<F> {
+        #[pin]
+        inner: F,
+        user: Option<OnUpgrade>,
+        worker: Rc<Worker>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(user) = this.user.take()
+        {
+            let dataserver = hyper::upgrade::on(&mut response);
+            let lease = response.body_mut().take_lease();
+            let idle = this.worker.settings.timeouts.idle_tunnel;
+            let tunnel = this.worker.tunnels.track_future(tunnel(user, dataserver, idle, lease));
+            tokio::task::spawn_local(tunnel);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// Carries bytes until both sides have ended, one fails, or nothing has moved for `idle`. The lease keeps the
+/// dataserver's count of what is under way.
+async fn tunnel(user: OnUpgrade, dataserver: OnUpgrade, idle: Duration, _lease: Option<Lease>) {
+    let (user, dataserver) = match tokio::try_join!(user, dataserver) {
+        Ok(both) => both,
+        Err(error) => return tracing::debug!(%error, "a switch of protocols came to nothing"),
+    };
+    let [(user_reads, user_writes), (dataserver_reads, dataserver_writes)] = [user, dataserver].map(split);
+    let moved = Cell::new(Instant::now());
+    let both = async {
+        tokio::try_join!(
+            carry(user_reads, dataserver_writes, &moved),
+            carry(dataserver_reads, user_writes, &moved),
+        )
+    };
+    tokio::select! {
+        ended = both => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a tunnel broke");
+            }
+        }
+        () = idle_for(idle, &moved) => tracing::debug!("a tunnel was idle for timeouts.idle_tunnel"),
+    }
+}
+
+fn split(upgraded: Upgraded) -> (impl AsyncRead + Unpin, impl AsyncWrite + Unpin) {
+    tokio::io::split(TokioIo::new(upgraded))
+}
+
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    moved: &Cell<Instant>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(buffer.get(..read).unwrap_or_default()).await?;
+        moved.set(Instant::now());
+    }
+}
+
+async fn idle_for(limit: Duration, moved: &Cell<Instant>) {
+    while moved.get().elapsed() < limit {
+        sleep_until(moved.get() + limit).await;
+    }
+}
