@@ -15,6 +15,9 @@ use crate::nsq::{Nsqds, Publisher};
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A heartbeat that no nsqd took is not made up for by the next one alone: the gateway counts the time.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Announces one address.
 pub struct Announcer {
     heartbeat: Heartbeat,
@@ -72,8 +75,10 @@ impl Announcer {
             let now = self.beat(&state).await;
             state = now;
             // A little jitter: dataservers that were started together should not beat together for ever.
+            let pause =
+                if state == State::PublishFailed { self.interval.min(TRY_AGAIN) } else { self.interval };
             let jitter = rand::rng().random_range(0.95..1.0);
-            sleep_until(begun + self.interval.mul_f64(jitter)).await;
+            sleep_until(begun + pause.mul_f64(jitter)).await;
         }
     }
 
