@@ -11,7 +11,8 @@ pub struct Limits {
     pub headers: usize,
     /// Connections from users at once; over it, new ones wait in the kernel's queue. Default 10000.
     pub connections: usize,
-    /// Requests under way at once; over it, 503 at once. Default 10000.
+    /// Requests under way at once; over it, 503 at once. A worker that has less than its even share takes one
+    /// all the same: it does not ask the others for each request. Default 10000.
     pub in_flight: usize,
 }
 

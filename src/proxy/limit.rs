@@ -23,7 +23,8 @@ impl<S> InFlight<S> {
     }
 
     /// Asked after this request was counted. Up to its even share a worker asks nobody; beyond that it adds
-    /// up what all have, so that an uneven spread of connections takes nothing away.
+    /// up what all have. So an uneven spread of connections takes nothing away, and goes over the limit by no more
+    /// than the shares of those that were idle.
     fn is_over(&self) -> bool {
         let limit = self.worker.settings.limits.in_flight as u64;
         let share = limit / self.worker.settings.workers.max(1) as u64;

@@ -63,7 +63,7 @@ fn limits_headers_is_431() {
 
 fn limits_in_flight_is_503_at_once() {
     let stub = silent();
-    let gateway = gateway_and("limits: {in_flight: 3}\ngateway: {workers: 2}\n", &[&stub]);
+    let gateway = gateway_and("limits: {in_flight: 3}\ngateway: {workers: 1}\n", &[&stub]);
     let mut held = Vec::new();
     for n in 1..=3 {
         let mut stream = TcpStream::connect(gateway.listen).unwrap();
