@@ -75,6 +75,8 @@ impl Apiserver {
         let mut wanted: Vec<_> = addrs.iter().map(ToString::to_string).collect();
         wanted.sort();
         eventually(&format!("{wanted:?} live"), || (self.live() == wanted).then_some(()));
+        // Joins that come together share the next snapshot to pick from, some 10 ms later.
+        super::pause(std::time::Duration::from_millis(50));
     }
 
     /// Announces addresses through the embedded NSQ, once, and waits until they are picked from.
@@ -87,8 +89,6 @@ impl Apiserver {
             assert_eq!(reply.status, 200, "{}", reply.text());
         }
         self.wait_for_live(&addrs.iter().map(String::as_str).collect::<Vec<_>>());
-        // A join is in the next snapshot, some 10 ms later.
-        super::pause(std::time::Duration::from_millis(50));
     }
 
     /// The text of `/metrics`.
