@@ -42,7 +42,7 @@ impl Forward {
 impl Service<Routed> for Forward {
     type Response = Response<Body>;
     type Error = Box<Failed>;
-    /// The one allocation of a request's way through the layers.
+    /// Boxed: what hyper's client and `connect` return has no name. The layers above need no box.
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Box<Failed>>>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Box<Failed>>> {
