@@ -17,6 +17,7 @@
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
+//! | [`http1`] | HTTP/1 as a server speaks it: heads, framing, bodies; a leaf | |
 //! | [`addr`], [`fetch`], [`problem`] | leaves that any room may use: an address, one HTTP GET, one error document | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
@@ -40,6 +41,7 @@ pub mod dataserver;
 pub mod embedded_nsq;
 pub mod fetch;
 pub mod heartbeat;
+pub mod http1;
 pub mod liveness;
 pub mod metrics;
 pub mod nsq;

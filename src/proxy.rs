@@ -8,6 +8,7 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod incoming;
 mod instrument;
 mod limit;
 mod pool;
@@ -22,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::{Instant, timeout_at};
@@ -37,6 +37,7 @@ use crate::registry::{Reader, Registry};
 pub use body::Body;
 pub use error::Error;
 pub use headers::Client;
+pub use incoming::Incoming;
 
 use headers::Via;
 use pool::Pool;

@@ -1,7 +1,6 @@
 //! Connections from users: one listener per worker, the limits on connections, and a graceful end.
 //!
-//! hyper is driven directly. `axum::serve` installs no timer, so that hyper's own header timeout would be
-//! dead under it, and it hides the limits.
+//! HTTP/1 is [`http1`]'s, HTTP/2 is hyper's. `axum::serve` is used for neither: it hides the limits.
 
 mod drain;
 mod io;
@@ -16,20 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::config::{Limits, Timeouts};
+use crate::http1::{self, Ending};
 use crate::metrics::{Protocol, Worker};
-use crate::proxy::Body;
+use crate::proxy::{self, Body, Incoming};
 
 pub use listen::bind;
 
@@ -38,9 +37,6 @@ use io::Downstream;
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// hyper's own limit of its read buffer, which a larger head must fit into.
-const HYPER_MAX_BUF: usize = 8192 + 4096 * 100;
 
 /// Streams that an HTTP/2 client may have open on one connection at once.
 const MAX_STREAMS: u32 = 250;
@@ -76,8 +72,7 @@ where
     let http = Rc::new(Http::new(settings));
     let mut accept_failed = false;
     let start = |(stream, client, permit): Accepted| {
-        let service = Adapter(RefCell::new(service_for(client.ip())));
-        let connection = http.clone().connection(stream, service, drain.clone());
+        let connection = http.clone().connection(stream, service_for(client.ip()), drain.clone());
         spawn_local(connections.track_future(async move {
             connection.await;
             drop(permit);
@@ -141,20 +136,13 @@ fn accept_queued(listener: TcpListener, places: &Arc<Semaphore>) -> Vec<Accepted
 /// What the connections of a worker have in common.
 struct Http {
     settings: Settings,
-    http1: http1::Builder,
     http2: http2::Builder<LocalExecutor>,
+    scratch: Rc<http1::Scratch>,
 }
 
 impl Http {
     fn new(settings: Settings) -> Self {
         let (timeouts, limits) = (&settings.timeouts, &settings.limits);
-        let mut http1 = http1::Builder::new();
-        http1
-            .timer(TokioTimer::new())
-            .header_read_timeout(timeouts.request_head)
-            .max_headers(limits.headers)
-            .max_header_size(limits.head_bytes)
-            .max_buf_size(limits.head_bytes.max(HYPER_MAX_BUF));
         let mut http2 = http2::Builder::new(LocalExecutor);
         http2
             .timer(TokioTimer::new())
@@ -163,33 +151,71 @@ impl Http {
             .keep_alive_timeout(timeouts.request_head)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
-        Self { settings, http1, http2 }
+        Self { settings, http2, scratch: Rc::default() }
     }
 
-    async fn connection<S>(self: Rc<Self>, stream: TcpStream, service: Adapter<S>, drain: Drain)
+    async fn connection<S>(self: Rc<Self>, stream: TcpStream, service: S, drain: Drain)
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
         let _ = stream.set_nodelay(true); // only a matter of delay
         let timeouts = &self.settings.timeouts;
+        let head_deadline = Instant::now() + timeouts.request_head;
         let mut stream = Downstream::new(stream, timeouts.idle_body);
         let sniffed = tokio::select! {
             biased; // what was sent before the drain began is answered
-            sniffed = timeout(timeouts.request_head, stream.speaks_http2()) => sniffed,
+            sniffed = timeout_at(head_deadline, stream.speaks_http2()) => sniffed,
             () = drain.begun() => return, // nothing was asked yet
         };
         let Ok(Ok(speaks_http2)) = sniffed else { return };
         let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
         let _open = self.settings.counts.clone().map(|counts| Open::new(counts, protocol));
-        let stream = TokioIo::new(stream);
-        let ended = if speaks_http2 {
-            let connection = self.http2.serve_connection(stream, service);
-            drain.watch(connection, http2::Connection::graceful_shutdown).await
+        if speaks_http2 {
+            self.http2(stream, service, &drain).await;
         } else {
-            let connection = self.http1.serve_connection(stream, service).with_upgrades();
-            drain.watch(connection, http1::UpgradeableConnection::graceful_shutdown).await
+            self.http1(stream, service, &drain, head_deadline).await;
+        }
+    }
+
+    async fn http1<S>(&self, mut stream: Downstream, mut service: S, drain: &Drain, head_deadline: Instant)
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let (timeouts, limits) = (&self.settings.timeouts, &self.settings.limits);
+        let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
+        let head_time = http1::HeadTime { first: head_deadline, next: timeouts.request_head };
+        let call = move |request: Request<http1::Incoming>| {
+            let answer = service.call(request.map(Incoming::Http1));
+            async move {
+                let Ok(answer) = answer.await;
+                answer
+            }
         };
-        if let Err(error) = ended {
+        let refuse = |refusal: http1::Refusal| {
+            tracing::debug!(%refusal, "refused what is no request");
+            if let Some(counts) = &self.settings.counts {
+                counts.refused(refusal.status().as_u16());
+            }
+            proxy::Error::from(refusal).response()
+        };
+        let seen = stream.take_seen();
+        let connection =
+            http1::serve(stream, seen, (head_limits, head_time), self.scratch.clone(), call, refuse);
+        match drain.watch(connection, http1::Connection::graceful_shutdown).await {
+            Some((stream, Ending::Close)) => drop(stream),
+            Some((stream, Ending::Linger)) => stream.linger(timeouts.linger, limits.linger_bytes).await,
+            Some((stream, Ending::Reset)) => stream.reset(),
+            None => {}
+        }
+    }
+
+    async fn http2<S>(&self, stream: Downstream, service: S, drain: &Drain)
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let service = Adapter(RefCell::new(service));
+        let connection = self.http2.serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = drain.watch(connection, http2::Connection::graceful_shutdown).await {
             tracing::debug!(%error, "a user's connection ended with an error");
         }
     }
@@ -217,7 +243,7 @@ impl Drop for Open {
 /// Makes a tower service one of hyper's. Our services are always ready, so that nothing has to be cloned.
 struct Adapter<S>(RefCell<S>);
 
-impl<S> hyper::service::Service<Request<Incoming>> for Adapter<S>
+impl<S> hyper::service::Service<Request<hyper::body::Incoming>> for Adapter<S>
 where
     S: Service<Request<Incoming>>,
 {
@@ -225,8 +251,8 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.0.borrow_mut().call(request)
+    fn call(&self, request: Request<hyper::body::Incoming>) -> S::Future {
+        self.0.borrow_mut().call(request.map(Incoming::Http2))
     }
 }
 

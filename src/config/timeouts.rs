@@ -21,6 +21,9 @@ pub struct Timeouts {
     /// A connection to a dataserver without a request. Shorter than what common servers keep, so that
     /// it is the gateway that closes. Default 4s.
     pub pool_idle: Duration,
+    /// After an answer that is the last of its connection: to read and drop what the user still sends, so
+    /// that it sees the answer. Default 5s.
+    pub linger: Duration,
     /// From the signal to stop to when whatever is still under way is cut off. Default 30s.
     pub drain: Duration,
 }
@@ -38,6 +41,7 @@ impl Timeouts {
             idle_body: duration("idle_body", 60),
             idle_tunnel: duration("idle_tunnel", 3600),
             pool_idle: duration("pool_idle", 4),
+            linger: duration("linger", 5),
             drain: duration("drain", 30),
         };
         section.finish();

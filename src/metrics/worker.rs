@@ -138,6 +138,14 @@ impl Worker {
         }
     }
 
+    /// Something that is no request was refused with this status.
+    pub fn refused(&self, status: u16) {
+        let code = usize::from(status).saturating_sub(100).min(CODES - 1);
+        if let Some(count) = self.requests.get((METHODS.len() - 1) * CODES + code) {
+            add(count, 1);
+        }
+    }
+
     /// A request goes to another dataserver.
     pub fn retried(&self, reason: Retry) {
         if let Some(count) = self.retries.get(reason as usize) {

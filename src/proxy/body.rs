@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::instrument::InFlight;
 use super::pool::Lease;
+use crate::http1;
 use crate::registry::Failure;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -160,7 +161,7 @@ impl Drop for UpstreamBody {
 /// The body of a user's request.
 pub(super) struct RequestBody {
     /// None for a request that is sent again, which never has a body.
-    incoming: Option<Incoming>,
+    incoming: Option<super::Incoming>,
     idle: Idle,
     progress: Option<Rc<Progress>>,
 }
@@ -186,13 +187,21 @@ impl Progress {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, idle: Duration) -> Self {
+    pub(super) fn new(incoming: super::Incoming, idle: Duration) -> Self {
         Self { incoming: Some(incoming), idle: Idle::new(idle), progress: None }
     }
 
     /// No body.
     pub(super) fn none() -> Self {
         Self { incoming: None, idle: Idle::new(Duration::ZERO), progress: None }
+    }
+
+    /// The user's connection itself, once it has switched protocols; `None` where it cannot.
+    pub(super) fn on_upgrade(&self) -> Option<http1::OnUpgrade> {
+        match &self.incoming {
+            Some(super::Incoming::Http1(body)) => Some(body.on_upgrade()),
+            Some(super::Incoming::Http2(_)) | None => None,
+        }
     }
 
     /// Where to see how the upload goes; `None` if there is no body to wait for.
@@ -222,7 +231,7 @@ impl http_body::Body for RequestBody {
                     progress.last.set(Instant::now());
                     progress.waits_for_user.set(false);
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                Poll::Ready(frame)
             }
             Poll::Pending => {
                 if let Some(progress) = &this.progress {
@@ -234,11 +243,11 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.incoming.as_ref().is_none_or(super::Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), super::Incoming::size_hint)
     }
 }
 

@@ -14,6 +14,7 @@ use tower::Service;
 
 use super::body::{Body, Stalled};
 use crate::addr::Addr;
+use crate::http1;
 use crate::problem::problem;
 use crate::registry::Failure;
 
@@ -29,12 +30,12 @@ pub enum Error {
     /// The request is not one that may be forwarded.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// It is not a request of HTTP/1.
+    #[error(transparent)]
+    Refused(#[from] http1::Refusal),
     /// The method is not for a gateway to forward.
     #[error("CONNECT and TRACE are not forwarded")]
     MethodNotAllowed,
-    /// The body is coded in a way that the gateway cannot see through.
-    #[error("a request's Transfer-Encoding can only be chunked")]
-    TransferEncoding,
     /// The user's own body broke off or broke the rules.
     #[error("the request's body broke off or is malformed")]
     RequestBody,
@@ -85,9 +86,7 @@ impl Error {
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", "http_request_denied")
             }
-            Self::TransferEncoding => {
-                (StatusCode::NOT_IMPLEMENTED, "Transfer coding not implemented", "http_request_error")
-            }
+            Self::Refused(refusal) => (refusal.status(), refusal_title(*refusal), "http_request_error"),
             Self::RequestBodyStalled => {
                 (StatusCode::REQUEST_TIMEOUT, "Request timeout", "http_request_error")
             }
@@ -140,12 +139,23 @@ impl Error {
                 headers.insert(header::ALLOW, allow);
             }
             // What follows on such a connection cannot be told from the rest of this request.
-            Self::BadRequest(_) | Self::TransferEncoding | Self::RequestBody | Self::RequestBodyStalled => {
+            Self::BadRequest(_) | Self::Refused(_) | Self::RequestBody | Self::RequestBodyStalled => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Self::Loop | Self::TooManyFields | Self::Upstream { .. } => {}
         }
         response
+    }
+}
+
+fn refusal_title(refusal: http1::Refusal) -> &'static str {
+    match refusal.status() {
+        StatusCode::URI_TOO_LONG => "Target too long",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "Head too large",
+        StatusCode::NOT_IMPLEMENTED => "Transfer coding not implemented",
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => "HTTP version not supported",
+        StatusCode::REQUEST_TIMEOUT => "Request timeout",
+        _ => "Bad request",
     }
 }
 

@@ -11,14 +11,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderValue, Request, Response, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::{Checked, Error};
+use super::incoming::Incoming;
 
 pub(super) use via::Via;
 
@@ -67,7 +67,7 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (mut head, body) = request.into_parts();
         let settings = &self.worker.settings;
-        // hyper counts the fields of HTTP/1 itself, and only the bytes of HTTP/2.
+        // HTTP/1 counted its fields when it read them; hyper counts only the bytes of HTTP/2.
         if head.headers.len() > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);
         }
@@ -94,8 +94,6 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AnswerFuture<
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         response::rewrite(&mut response, &this.worker.settings.via);
-        // hyper lowers it for a user of HTTP/1.0, whose connection it would not keep open if it found that here.
-        *response.version_mut() = Version::HTTP_11;
         Poll::Ready(Ok(response))
     }
 }

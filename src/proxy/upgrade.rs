@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -20,6 +20,7 @@ use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::Error;
 use super::pool::Lease;
+use crate::http1;
 
 /// Bytes that a tunnel holds for each direction.
 const BUFFER: usize = 16 * 1024;
@@ -49,10 +50,10 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         // The layer above leaves the field only where a user wants to switch.
         let wanted = request.headers().contains_key(header::UPGRADE);
-        let user = wanted.then(|| hyper::upgrade::on(&mut request));
+        let user = if wanted { request.body().on_upgrade() } else { None };
         UpgradeFuture { inner: self.inner.call(request), user, worker: self.worker.clone() }
     }
 }
@@ -61,7 +62,7 @@ pin_project! {
     pub(super) struct UpgradeFuture<F> {
         #[pin]
         inner: F,
-        user: Option<OnUpgrade>,
+        user: Option<http1::OnUpgrade>,
         worker: Rc<Worker>,
     }
 }
@@ -87,12 +88,12 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture
 
 /// Carries bytes until both sides have ended, one fails, or nothing has moved for `idle`. The lease keeps the
 /// dataserver's count of what is under way.
-async fn tunnel(user: OnUpgrade, dataserver: OnUpgrade, idle: Duration, _lease: Option<Lease>) {
-    let (user, dataserver) = match tokio::try_join!(user, dataserver) {
-        Ok(both) => both,
-        Err(error) => return tracing::debug!(%error, "a switch of protocols came to nothing"),
+async fn tunnel(user: http1::OnUpgrade, dataserver: OnUpgrade, idle: Duration, _lease: Option<Lease>) {
+    let (Ok(user), Ok(dataserver)) = tokio::join!(user, dataserver) else {
+        return tracing::debug!("a switch of protocols came to nothing");
     };
-    let [(user_reads, user_writes), (dataserver_reads, dataserver_writes)] = [user, dataserver].map(split);
+    let (user_reads, user_writes) = tokio::io::split(user);
+    let (dataserver_reads, dataserver_writes) = tokio::io::split(TokioIo::new(dataserver));
     let moved = Cell::new(Instant::now());
     let both = async {
         tokio::try_join!(
@@ -108,10 +109,6 @@ async fn tunnel(user: OnUpgrade, dataserver: OnUpgrade, idle: Duration, _lease: 
         }
         () = idle_for(idle, &moved) => tracing::debug!("a tunnel was idle for timeouts.idle_tunnel"),
     }
-}
-
-fn split(upgraded: Upgraded) -> (impl AsyncRead + Unpin, impl AsyncWrite + Unpin) {
-    tokio::io::split(TokioIo::new(upgraded))
 }
 
 async fn carry(

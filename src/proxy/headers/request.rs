@@ -4,12 +4,12 @@ use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::Client;
 use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::via::Via;
 use crate::proxy::error::Error;
+use crate::proxy::incoming::Incoming;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -26,7 +26,6 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &
     if via.names_us(&head.headers) {
         return Err(Error::Loop);
     }
-    check_framing(&head.headers)?;
     let host = settle_target(head)?;
     if head.version == Version::HTTP_2 {
         join_cookies(&mut head.headers);
@@ -56,19 +55,6 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &
     }
     via.add(headers, head.version);
     head.version = Version::HTTP_11;
-    Ok(())
-}
-
-/// What leaves a doubt about where this request ends and the next begins (RFC 9112 §6.1, §6.3) is not forwarded.
-fn check_framing(headers: &HeaderMap) -> Result<(), Error> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return Ok(());
-    };
-    // A Content-Length beside it is dropped by hyper, which then closes the connection.
-    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
-        return Err(Error::TransferEncoding);
-    }
     Ok(())
 }
 

@@ -1,0 +1,23 @@
+//! HTTP/1 as a server speaks it (RFC 9112): heads, framing, bodies, and the life of a connection.
+//!
+//! The heads are parsed by httparse, as hyper's are. The rest is ours, because of what hyper's server cannot be told:
+//! - a request whose length is in doubt is refused, where hyper takes one of the two lengths and hides the other;
+//! - every refusal says why, in a document, and is counted;
+//! - an answer of unknown length that breaks off ends in a reset, which is all that tells it from a whole one;
+//! - an early answer to an upload is read by the user, whose rest is read and dropped before the connection closes;
+//! - a connection that is idle holds its socket, its timer and no buffer; hyper's holds two of 8 KiB.
+//!
+//! Everything runs on the thread that the connection belongs to.
+
+mod answer;
+mod body;
+mod chunked;
+mod connection;
+mod head;
+mod output;
+mod transport;
+
+pub use body::{BodyError, Incoming, OnUpgrade, Upgraded};
+pub use connection::{Connection, Ending, HeadTime, serve};
+pub use head::{Limits, Refusal};
+pub use transport::{Io, Scratch};

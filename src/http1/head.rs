@@ -1,0 +1,350 @@
+//! The head of a request, and what it says of its body and its connection (RFC 9112 §3, §6, §9).
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::request::{Parts, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+use super::body::Length;
+
+/// Fields that a head can have without memory for them being asked for.
+const FIELDS_ON_STACK: usize = 100;
+
+/// Fields that the gateway adds: room for them is made at once.
+const ADDED_FIELDS: usize = 6;
+
+/// How large a head may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of a head, or of the trailers.
+    pub bytes: usize,
+    /// Fields in a head, or in the trailers.
+    pub fields: usize,
+}
+
+/// Why a request is not taken. What follows on its connection cannot be told from it, so that it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The first line is not a request's.
+    #[error("the request line is malformed")]
+    RequestLine,
+    /// The target is none that HTTP has.
+    #[error("the target of the request is malformed")]
+    Target,
+    /// The version is not 1.0 or 1.1.
+    #[error("the version is neither HTTP/1.0 nor HTTP/1.1")]
+    Version,
+    /// A field's name is not a token, or is folded, or not followed by its colon.
+    #[error("the name of a field is malformed")]
+    FieldName,
+    /// A field's value has a control character.
+    #[error("the value of a field is malformed")]
+    FieldValue,
+    /// Lines end otherwise than lines do.
+    #[error("a line of the head does not end as it should")]
+    LineEnd,
+    /// The request line alone is over `limits.head_bytes`.
+    #[error("the target of the request is longer than the gateway takes")]
+    TargetTooLong,
+    /// The head is over `limits.head_bytes`.
+    #[error("the head of the request is longer than the gateway takes")]
+    TooLong,
+    /// The head has more than `limits.headers` fields.
+    #[error("the request has more fields than the gateway takes")]
+    TooManyFields,
+    /// Content-Length is not one number.
+    #[error("the Content-Length is malformed, or there is more than one")]
+    ContentLength,
+    /// Content-Length and Transfer-Encoding.
+    #[error("the request has both a Content-Length and a Transfer-Encoding")]
+    TwoLengths,
+    /// Transfer-Encoding in HTTP/1.0, which has none.
+    #[error("a request of HTTP/1.0 has no Transfer-Encoding")]
+    TransferEncodingInHttp10,
+    /// A transfer coding that hides where the body ends.
+    #[error("a request's Transfer-Encoding can only be chunked")]
+    TransferEncoding,
+    /// The head did not come in time.
+    #[error("the head of the request did not come in time")]
+    TimedOut,
+}
+
+impl Refusal {
+    /// What the user is told.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::RequestLine
+            | Self::Target
+            | Self::FieldName
+            | Self::FieldValue
+            | Self::LineEnd
+            | Self::ContentLength
+            | Self::TwoLengths
+            | Self::TransferEncodingInHttp10 => StatusCode::BAD_REQUEST,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::TooLong | Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
+            Self::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    fn of(error: httparse::Error, request: &httparse::Request<'_, '_>) -> Self {
+        match error {
+            httparse::Error::HeaderName => Self::FieldName,
+            httparse::Error::HeaderValue => Self::FieldValue,
+            httparse::Error::TooManyHeaders => Self::TooManyFields,
+            httparse::Error::Version => Self::Version,
+            httparse::Error::NewLine => Self::LineEnd,
+            httparse::Error::Token if request.method.is_some() => Self::Target,
+            httparse::Error::Token | httparse::Error::Status => Self::RequestLine,
+        }
+    }
+}
+
+/// A head, and what it says of the message.
+pub(super) struct Head {
+    pub(super) parts: Parts,
+    pub(super) body: Length,
+    /// Bytes of the head.
+    pub(super) bytes: usize,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+    pub(super) takes_trailers: bool,
+}
+
+/// Reads a head from the front of `bytes`; `None` if its end has not come yet.
+pub(super) fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Head>, Refusal> {
+    let mut on_stack = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
+    if limits.fields <= FIELDS_ON_STACK {
+        parse_into(bytes, on_stack.get_mut(..limits.fields).unwrap_or_default(), limits)
+    } else {
+        parse_into(bytes, &mut vec![MaybeUninit::uninit(); limits.fields], limits)
+    }
+}
+
+fn parse_into<'b>(
+    bytes: &'b [u8],
+    fields: &mut [MaybeUninit<httparse::Header<'b>>],
+    limits: Limits,
+) -> Result<Option<Head>, Refusal> {
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = match request.parse_with_uninit_headers(bytes, fields) {
+        Ok(httparse::Status::Complete(parsed)) => parsed,
+        Ok(httparse::Status::Partial) if bytes.len() <= limits.bytes => return Ok(None),
+        Ok(httparse::Status::Partial) if request.version.is_none() => return Err(Refusal::TargetTooLong),
+        Ok(httparse::Status::Partial) => return Err(Refusal::TooLong),
+        Err(error) => return Err(Refusal::of(error, &request)),
+    };
+    if parsed > limits.bytes {
+        return Err(Refusal::TooLong);
+    }
+    // One copy of the head: the target and the fields are slices of it, and it lives only as long as they do.
+    let copy = Bytes::copy_from_slice(bytes.get(..parsed).unwrap_or_default());
+    let slice = |part: &[u8]| copy.slice_ref(copy_of(&copy, bytes, part));
+
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let method = request.method.ok_or(Refusal::RequestLine)?;
+    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::RequestLine)?;
+    let target = request.path.ok_or(Refusal::RequestLine)?;
+    parts.uri = Uri::from_maybe_shared(slice(target.as_bytes())).map_err(|_| Refusal::Target)?;
+    parts.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+
+    let mut says = Says::default();
+    let mut headers = HeaderMap::with_capacity(request.headers.len() + ADDED_FIELDS);
+    for field in request.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Refusal::FieldName)?;
+        let value = HeaderValue::from_maybe_shared(slice(field.value)).map_err(|_| Refusal::FieldValue)?;
+        says.hear(&name, value.as_bytes())?;
+        headers.append(name, value);
+    }
+    parts.headers = headers;
+    let body = says.length(parts.version)?;
+    Ok(Some(Head {
+        body,
+        bytes: parsed,
+        keep_alive: !says.close && (parts.version == Version::HTTP_11 || says.keep_alive),
+        expects_continue: says.expects_continue && parts.version == Version::HTTP_11,
+        takes_trailers: says.takes_trailers && parts.version == Version::HTTP_11,
+        parts,
+    }))
+}
+
+/// Where `part`, which lies in `bytes`, lies in the copy of it.
+fn copy_of<'c>(copy: &'c Bytes, bytes: &[u8], part: &[u8]) -> &'c [u8] {
+    let start = part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+    copy.get(start..start.saturating_add(part.len())).unwrap_or_default()
+}
+
+/// What the fields say of the message and its connection.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that a field says or does not say")]
+struct Says {
+    content_length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    takes_trailers: bool,
+}
+
+impl Says {
+    fn hear(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
+        match *name {
+            header::CONTENT_LENGTH => {
+                let length = content_length(value).ok_or(Refusal::ContentLength)?;
+                if self.content_length.replace(length).is_some() {
+                    return Err(Refusal::ContentLength);
+                }
+            }
+            header::TRANSFER_ENCODING => {
+                // "chunked" twice is two codings, of which the first is no last one.
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refusal::TransferEncoding);
+                }
+                self.chunked = true;
+            }
+            header::CONNECTION => {
+                for option in options(value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            header::EXPECT => self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            header::TE => {
+                self.takes_trailers |= options(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 §6.3, and of what it leaves to the server the strict side.
+    fn length(&self, version: Version) -> Result<Length, Refusal> {
+        match (self.chunked, self.content_length) {
+            (true, _) if version == Version::HTTP_10 => Err(Refusal::TransferEncodingInHttp10),
+            (true, Some(_)) => Err(Refusal::TwoLengths),
+            (true, None) => Ok(Length::Chunked),
+            (false, length) => Ok(Length::Known(length.unwrap_or(0))),
+        }
+    }
+}
+
+fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii)
+}
+
+/// `1*DIGIT` (RFC 9110 §8.6), and nothing else that a number could be written as.
+pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |length, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        length.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { bytes: 1024, fields: 8 };
+
+    fn refusal(head: &str) -> Refusal {
+        match parse(head.as_bytes(), LIMITS) {
+            Err(refusal) => refusal,
+            Ok(Some(_)) => panic!("{head:?} was taken"),
+            Ok(None) => panic!("{head:?} is not whole"),
+        }
+    }
+
+    fn head(fields: &str) -> Head {
+        parse(format!("POST /a?b HTTP/1.1\r\nhost: x\r\n{fields}\r\nrest").as_bytes(), LIMITS)
+            .unwrap()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_head_is_read_to_its_end_and_no_further() {
+        let head = head("a: 1\r\nA:\t2 \r\n");
+        assert_eq!((head.parts.method, head.parts.uri.to_string()), (Method::POST, "/a?b".to_owned()));
+        assert_eq!(head.parts.headers.get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(head.bytes, "POST /a?b HTTP/1.1\r\nhost: x\r\na: 1\r\nA:\t2 \r\n\r\n".len());
+        assert!(head.keep_alive && head.body == Length::Known(0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (bytes, expected) in [
+            ("\0", Refusal::RequestLine),
+            ("GET / HTTP/1.2\r\n\r\n", Refusal::Version),
+            ("GET /\x7f HTTP/1.1\r\n\r\n", Refusal::Target),
+            ("GET / HTTP/1.1\r\na b: 1\r\n\r\n", Refusal::FieldName),
+            ("GET / HTTP/1.1\r\na : 1\r\n\r\n", Refusal::FieldName),
+            ("GET / HTTP/1.1\r\na: 1\r\n 2\r\n\r\n", Refusal::FieldName),
+            ("GET / HTTP/1.1\r\na: \x01\r\n\r\n", Refusal::FieldValue),
+            ("POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\n", Refusal::ContentLength),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+                Refusal::TwoLengths,
+            ),
+            ("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", Refusal::TransferEncodingInHttp10),
+        ] {
+            assert_eq!(refusal(bytes), expected, "{bytes:?}");
+        }
+        for coding in ["gzip, chunked", "chunked, chunked", "xchunked", "identity", "\"chunked\"", ""] {
+            let head = format!("POST / HTTP/1.1\r\ntransfer-encoding: {coding}\r\n\r\n");
+            assert_eq!(refusal(&head), Refusal::TransferEncoding, "{coding}");
+        }
+        for length in ["+5", "-5", "5,5", "0x5", "", "5 5", "99999999999999999999999"] {
+            let head = format!("POST / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n");
+            assert_eq!(refusal(&head), Refusal::ContentLength, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_its_end_comes() {
+        assert_eq!(refusal(&format!("GET /{}", "a".repeat(1024))), Refusal::TargetTooLong);
+        assert_eq!(refusal(&format!("GET / HTTP/1.1\r\na: {}", "a".repeat(1024))), Refusal::TooLong);
+        assert_eq!(
+            refusal(&format!("GET / HTTP/1.1\r\n{}\r\n", "a: 1\r\n".repeat(9))),
+            Refusal::TooManyFields
+        );
+        let many = Limits { bytes: 10_000, fields: 200 };
+        let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: 1\r\n".repeat(200));
+        assert_eq!(parse(head.as_bytes(), many).unwrap().unwrap().parts.headers.len(), 200);
+    }
+
+    #[test]
+    fn the_fields_say_what_becomes_of_the_connection() {
+        assert!(!head("connection: a, Close\r\n").keep_alive);
+        assert!(!head("connection: close\r\nconnection: keep-alive\r\n").keep_alive);
+        let http10 =
+            |fields| parse(format!("GET / HTTP/1.0\r\n{fields}\r\n").as_bytes(), LIMITS).unwrap().unwrap();
+        assert!(!http10("").keep_alive && http10("connection: Keep-Alive\r\n").keep_alive);
+        assert!(head("expect: 100-Continue\r\n").expects_continue);
+        assert!(!http10("expect: 100-continue\r\n").expects_continue);
+        assert!(head("te: gzip, trailers\r\n").takes_trailers && !head("te: gzip\r\n").takes_trailers);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_and_a_part_of_a_head_is_never_a_head(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            fields in "([a-z]{1,9}: ?[ -~]{0,9}\r\n){0,6}",
+        ) {
+            let _ = parse(&bytes, LIMITS);
+            let whole = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+            if let Ok(Some(head)) = parse(whole.as_bytes(), LIMITS) {
+                prop_assert_eq!(head.bytes, whole.len());
+                for end in 0..whole.len() {
+                    prop_assert!(matches!(parse(&whole.as_bytes()[..end], LIMITS), Ok(None)));
+                }
+            }
+        }
+    }
+}
