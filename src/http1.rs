@@ -1,4 +1,5 @@
-//! HTTP/1 as a server speaks it (RFC 9112): heads, framing, bodies, and the life of a connection.
+//! HTTP/1 (RFC 9112), as a server speaks it to users and as a client to dataservers: heads, framing, bodies, and the
+//! life of a connection.
 //!
 //! The heads are parsed by httparse, as hyper's are. The rest is ours, because of what hyper's server cannot be told:
 //! - a request whose length is in doubt is refused, where hyper takes one of the two lengths and hides the other;
@@ -12,12 +13,17 @@
 mod answer;
 mod body;
 mod chunked;
+mod client;
 mod connection;
 mod head;
 mod output;
+mod response;
 mod transport;
+mod wire;
 
 pub use body::{BodyError, Incoming, OnUpgrade, Upgraded};
+pub use client::{Answer, Client, Error, Failed};
 pub use connection::{Connection, Ending, HeadTime, serve};
 pub use head::{Limits, Refusal};
-pub use transport::{Io, Scratch};
+pub use response::Malformed;
+pub use wire::{Io, Scratch};

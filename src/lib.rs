@@ -17,8 +17,8 @@
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
-//! | [`http1`] | HTTP/1 as a server speaks it: heads, framing, bodies; a leaf | |
-//! | [`addr`], [`fetch`], [`problem`] | leaves that any room may use: an address, one HTTP GET, one error document | |
+//! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
+//! | [`addr`], [`alarm`], [`fetch`], [`problem`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, one error document | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -34,6 +34,7 @@
 
 pub mod addr;
 pub mod admin;
+pub mod alarm;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -11,6 +11,9 @@ use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH};
 use nsq_gateway::telemetry::LogFormat;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An HTTP gateway that always knows which dataservers are alive.
 #[derive(Parser)]
 #[command(name = "apiserver", version, about)]

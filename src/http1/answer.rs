@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::response::Parts;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 
-use super::head::{Head, content_length};
+use super::head::{Head, content_length, options};
+use super::output::{Framing, write_field};
 
 /// What of a request its answer depends on.
 #[derive(Debug, Clone, Copy)]
@@ -32,17 +33,6 @@ impl Asked {
     pub(super) fn unknown() -> Self {
         Self { version: Version::HTTP_11, is_head: false, takes_trailers: false, keep_alive: false }
     }
-}
-
-/// Where the body of an answer ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// There is none.
-    NoBody,
-    Known(u64),
-    Chunked,
-    /// With the connection.
-    UntilClose,
 }
 
 /// A head was written.
@@ -130,19 +120,8 @@ fn framing(parts: &Parts, length: Option<u64>, asked: Asked) -> Result<Framing, 
 }
 
 fn wants_close(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|b| *b == b',')
-            .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    })
-}
-
-pub(super) fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    let mut values = headers.get_all(header::CONNECTION).iter();
+    values.any(|value| options(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close")))
 }
 
 fn write_date(out: &mut Vec<u8>) {

@@ -18,6 +18,7 @@ use super::head::Limits;
 pub(super) enum Length {
     Known(u64),
     Chunked,
+    UntilClose,
 }
 
 /// A body, as far as it was read.
@@ -26,6 +27,8 @@ pub(super) enum Decoder {
     /// So many bytes are left.
     Known(u64),
     Chunked(Chunked),
+    /// It ends with the connection, as only an answer's can.
+    UntilClose,
     /// It broke the rules or broke off.
     Failed,
 }
@@ -60,6 +63,7 @@ impl Decoder {
         match length {
             Length::Known(length) => Self::Known(length),
             Length::Chunked => Self::Chunked(Chunked::new(limits)),
+            Length::UntilClose => Self::UntilClose,
         }
     }
 
@@ -67,7 +71,7 @@ impl Decoder {
         match self {
             Self::Known(left) => *left == 0,
             Self::Chunked(chunked) => chunked.is_end(),
-            Self::Failed => false,
+            Self::UntilClose | Self::Failed => false,
         }
     }
 
@@ -75,7 +79,7 @@ impl Decoder {
         match self {
             Self::Known(left) => SizeHint::with_exact(*left),
             Self::Chunked(chunked) if chunked.is_end() => SizeHint::with_exact(0),
-            Self::Chunked(_) | Self::Failed => SizeHint::default(),
+            Self::Chunked(_) | Self::UntilClose | Self::Failed => SizeHint::default(),
         }
     }
 
@@ -83,7 +87,8 @@ impl Decoder {
     pub(super) fn decode(&mut self, bytes: &mut BytesMut) -> Result<Part, BodyError> {
         match self {
             Self::Known(0) => Ok(Part::End),
-            Self::Known(_) if bytes.is_empty() => Ok(Part::Incomplete),
+            Self::Known(_) | Self::UntilClose if bytes.is_empty() => Ok(Part::Incomplete),
+            Self::UntilClose => Ok(Part::Data(bytes.split().freeze())),
             Self::Known(left) => {
                 let now = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left = left.saturating_sub(now as u64);
@@ -97,6 +102,21 @@ impl Decoder {
                 Ok(part?)
             }
             Self::Failed => Err(BodyError::Incomplete),
+        }
+    }
+
+    /// Nothing more comes. Whether that is the end of the body or inside it.
+    pub(super) fn end_of_input(&mut self) -> Result<(), BodyError> {
+        match self {
+            Self::UntilClose => {
+                *self = Self::Known(0);
+                Ok(())
+            }
+            Self::Known(0) => Ok(()),
+            Self::Known(_) | Self::Chunked(_) | Self::Failed => {
+                *self = Self::Failed;
+                Err(BodyError::Incomplete)
+            }
         }
     }
 }

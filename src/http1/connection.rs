@@ -7,16 +7,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-use super::answer::{Asked, Framing, Written, write_head};
+use super::answer::{Asked, Written, write_head};
 use super::body::{Decoder, Incoming};
 use super::head::{Head, Limits, Refusal, parse};
-use super::output::Output;
-use super::transport::{Io, Scratch, Transport};
+use super::output::{Framing, Output};
+use super::transport::Transport;
+use super::wire::{Io, ReadError, Scratch};
+use crate::alarm::Alarm;
+
+/// Bytes that most heads of answers have room in.
+const HEAD_CAPACITY: usize = 512;
 
 /// How a connection is to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +97,10 @@ async fn run<IO: Io, B: Body<Data = Bytes>, C: Future<Output = Response<B>>>(
     mut call: impl FnMut(Request<Incoming>) -> C,
     refuse: impl Fn(Refusal) -> Response<B>,
 ) -> Option<(IO, Ending)> {
-    let mut clock = pin!(HeadClock::new(head_time));
+    let mut clock = HeadClock { limit: head_time.next, alarm: Alarm::new(head_time.first) };
     let ending = loop {
         let mut parsed = 0;
-        let ended = match poll_fn(|cx| poll_head(&transport, limits, clock.as_mut(), &mut parsed, cx)).await {
+        let ended = match poll_fn(|cx| poll_head(&transport, limits, &mut clock, &mut parsed, cx)).await {
             Ok(head) => {
                 let asked = Asked::of(&head);
                 transport.state().begin_body(Decoder::new(head.body, limits), head.expects_continue);
@@ -111,7 +116,7 @@ async fn run<IO: Io, B: Body<Data = Bytes>, C: Future<Output = Response<B>>>(
             Err(NoHead::Ended) => break Ending::Close,
         };
         match ended {
-            Ended::KeptAlive => clock.as_mut().restart(),
+            Ended::KeptAlive => clock.restart(),
             Ended::Switched => {
                 transport.switch();
                 return None;
@@ -135,71 +140,23 @@ enum NoHead {
 fn poll_head<IO: Io>(
     transport: &Transport<IO>,
     limits: Limits,
-    clock: Pin<&mut HeadClock>,
+    clock: &mut HeadClock,
     parsed: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Head, NoHead>> {
-    loop {
-        if let Some(head) = parse_unread(transport, limits, parsed) {
-            return Poll::Ready(head.map_err(NoHead::Refused));
-        }
-        // Most heads come in one piece, and are taken from where they were read to.
-        let mut at_once = None;
-        let read = transport.poll_read_with(cx, |bytes| match parse(bytes, limits) {
-            Ok(None) => {
-                *parsed = bytes.len();
-                0
-            }
-            Ok(Some(head)) => at_once.insert(Ok(head)).as_ref().map_or(0, |head| head.bytes),
-            Err(refusal) => {
-                at_once = Some(Err(refusal));
-                0
-            }
-        });
-        match read {
-            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoHead::Ended)),
-            Poll::Ready(Ok(_)) => {
-                if let Some(head) = at_once {
-                    return Poll::Ready(head.map_err(NoHead::Refused));
-                }
-            }
-            Poll::Pending => {
-                let begun = !transport.state().unread.is_empty();
-                if transport.closing.get() && !begun {
-                    return Poll::Ready(Err(NoHead::Ended));
-                }
-                ready!(clock.poll(cx));
-                let error = if begun { NoHead::Refused(Refusal::TimedOut) } else { NoHead::Ended };
-                return Poll::Ready(Err(error));
-            }
-        }
+    let parse = |bytes: &[u8]| Ok(parse(bytes, limits)?.map(|head| (head.bytes, head)));
+    match transport.poll_head(cx, limits.bytes, parsed, parse) {
+        Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+        Poll::Ready(Err(ReadError::Parse(refusal))) => return Poll::Ready(Err(NoHead::Refused(refusal))),
+        Poll::Ready(Err(ReadError::Ended)) => return Poll::Ready(Err(NoHead::Ended)),
+        Poll::Pending => {}
     }
-}
-
-/// Parses what was read before, unless that was done and the end of the head has not come since: a head that
-/// comes byte by byte must not be parsed for each.
-fn parse_unread<IO: Io>(
-    transport: &Transport<IO>,
-    limits: Limits,
-    parsed: &mut usize,
-) -> Option<Result<Head, Refusal>> {
-    let mut state = transport.state();
-    let unread = &state.unread;
-    if unread.len() <= *parsed {
-        return None;
+    let begun = !transport.state().wire.unread.is_empty();
+    if transport.closing.get() && !begun {
+        return Poll::Ready(Err(NoHead::Ended));
     }
-    let fresh = unread.get(parsed.saturating_sub(3)..).unwrap_or_default();
-    let may_end = fresh.windows(2).any(|end| end == b"\n\n") || fresh.windows(3).any(|end| end == b"\n\r\n");
-    let is_due = *parsed == 0 || may_end || unread.len() > limits.bytes;
-    *parsed = unread.len();
-    if !is_due {
-        return None;
-    }
-    let head = parse(unread, limits).transpose()?;
-    if let Ok(head) = &head {
-        state.take(head.bytes);
-    }
-    Some(head)
+    ready!(clock.alarm.poll(cx));
+    Poll::Ready(Err(if begun { NoHead::Refused(Refusal::TimedOut) } else { NoHead::Ended }))
 }
 
 /// How an exchange ended.
@@ -233,15 +190,14 @@ async fn exchange<IO: Io, B: Body<Data = Bytes>>(
     asked.keep_alive &= transport.may_stay();
 
     let (parts, body) = response.into_parts();
-    let mut output = Output::default();
-    let head = write_head(&parts, body.size_hint().exact(), asked, output.front());
-    let Ok(Written { framing, keep_alive }) = head else { return Ended::Broken { visible: false } };
-    let ended = framing == Framing::NoBody || (body.is_end_stream() && framing == Framing::Known(0));
-    let mut writing = Writing { output, framing, takes_trailers: asked.takes_trailers, ended };
+    let mut head = Vec::with_capacity(HEAD_CAPACITY);
+    let written = write_head(&parts, body.size_hint().exact(), asked, &mut head);
+    let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };
+    let mut output = Output::new(head, framing, asked.takes_trailers);
     let mut body = pin!(body);
-    match poll_fn(|cx| writing.poll(transport, body.as_mut(), cx)).await {
+    match poll_fn(|cx| poll_write(transport, &mut output, body.as_mut(), cx)).await {
         Ok(()) if parts.status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
-        Ok(()) if keep_alive && transport.state().body.is_end() => Ended::KeptAlive,
+        Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
         Ok(()) => Ended::Answered,
         Err(Stopped::Left) => Ended::Left,
         Err(Stopped::Broken) => {
@@ -249,16 +205,6 @@ async fn exchange<IO: Io, B: Body<Data = Bytes>>(
             Ended::Broken { visible: framing != Framing::UntilClose && asked.version != Version::HTTP_10 }
         }
     }
-}
-
-/// An answer on its way out.
-struct Writing {
-    output: Output,
-    /// What is left of it.
-    framing: Framing,
-    takes_trailers: bool,
-    /// All of the body was taken in.
-    ended: bool,
 }
 
 /// Why an answer was not written to its end.
@@ -269,101 +215,33 @@ enum Stopped {
     Broken,
 }
 
-impl Writing {
-    fn poll<IO: Io, B: Body<Data = Bytes>>(
-        &mut self,
-        transport: &Transport<IO>,
-        mut body: Pin<&mut B>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Stopped>> {
-        {
-            let mut state = transport.state();
-            if state.is_inside_continue() {
-                ready!(state.poll_continue(cx)).map_err(|_| Stopped::Left)?;
-            }
-            state.continue_left = &[];
-        }
-        loop {
-            // The first frame goes out with the head, if it is there already.
-            while !self.ended && self.output.takes_data() {
-                match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => self.take(frame, body.is_end_stream())?,
-                    Poll::Ready(None) => self.end(None)?,
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Stopped::Broken)),
-                    Poll::Pending => break,
-                }
-            }
-            if !self.output.is_empty() {
-                ready!(self.output.poll_write(&mut transport.state(), cx)).map_err(|_| Stopped::Left)?;
-                continue;
-            }
-            if self.ended {
-                return Poll::Ready(Ok(()));
-            }
+fn poll_write<IO: Io, B: Body<Data = Bytes>>(
+    transport: &Transport<IO>,
+    output: &mut Output,
+    mut body: Pin<&mut B>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Stopped>> {
+    ready!(transport.state().poll_end_continue(cx)).map_err(|_| Stopped::Left)?;
+    loop {
+        output.fill(body.as_mut(), cx).map_err(|_| Stopped::Broken)?;
+        if !output.is_written() {
+            ready!(output.poll_write(&mut transport.state().wire, cx)).map_err(|_| Stopped::Left)?;
+        } else if output.is_done() {
+            return Poll::Ready(Ok(()));
+        } else {
             return transport.poll_left(cx).map(|()| Err(Stopped::Left));
         }
     }
-
-    fn take(&mut self, frame: Frame<Bytes>, is_last: bool) -> Result<(), Stopped> {
-        match frame.into_data() {
-            Ok(data) => {
-                if let Framing::Known(left) = &mut self.framing {
-                    *left = left.checked_sub(data.len() as u64).ok_or(Stopped::Broken)?;
-                    self.ended = *left == 0;
-                }
-                // A chunk of nothing would be the last one.
-                if !data.is_empty() {
-                    self.ended |= is_last && self.framing == Framing::Chunked;
-                    self.output.put_data(data, self.framing, self.ended);
-                } else if is_last {
-                    self.end(None)?;
-                }
-                Ok(())
-            }
-            Err(frame) => self.end(frame.into_trailers().ok()),
-        }
-    }
-
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Stopped> {
-        self.ended = true;
-        match self.framing {
-            Framing::Chunked => self.output.put_end(trailers.filter(|_| self.takes_trailers).as_ref()),
-            Framing::Known(1..) => return Err(Stopped::Broken),
-            Framing::Known(0) | Framing::NoBody | Framing::UntilClose => {}
-        }
-        Ok(())
-    }
 }
 
-pin_project! {
-    /// The time that a head has, from when the gateway waits for it. A timer is set once and then moved on when
-    /// it fires too early: most requests come long before, and cost it nothing.
-    struct HeadClock {
-        limit: Duration,
-        deadline: Instant,
-        #[pin]
-        timer: Sleep,
-    }
+/// The time that a head has, from when the gateway waits for it.
+struct HeadClock {
+    limit: Duration,
+    alarm: Alarm,
 }
 
 impl HeadClock {
-    fn new(time: HeadTime) -> Self {
-        Self { limit: time.next, deadline: time.first, timer: sleep_until(time.first) }
-    }
-
-    fn restart(self: Pin<&mut Self>) {
-        let this = self.project();
-        *this.deadline = Instant::now() + *this.limit;
-    }
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        loop {
-            ready!(this.timer.as_mut().poll(cx));
-            if this.timer.deadline() >= *this.deadline {
-                return Poll::Ready(());
-            }
-            this.timer.as_mut().reset(*this.deadline);
-        }
+    fn restart(&mut self) {
+        self.alarm.set(Instant::now() + self.limit);
     }
 }

@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
 use super::body::Length;
 
 /// Fields that a head can have without memory for them being asked for.
-const FIELDS_ON_STACK: usize = 100;
+pub(super) const FIELDS_ON_STACK: usize = 100;
 
 /// Fields that the gateway adds: room for them is made at once.
-const ADDED_FIELDS: usize = 6;
+pub(super) const ADDED_FIELDS: usize = 6;
 
 /// How large a head may be.
 #[derive(Debug, Clone, Copy)]
@@ -172,7 +172,7 @@ fn parse_into<'b>(
 }
 
 /// Where `part`, which lies in `bytes`, lies in the copy of it.
-fn copy_of<'c>(copy: &'c Bytes, bytes: &[u8], part: &[u8]) -> &'c [u8] {
+pub(super) fn copy_of<'c>(copy: &'c Bytes, bytes: &[u8], part: &[u8]) -> &'c [u8] {
     let start = part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
     copy.get(start..start.saturating_add(part.len())).unwrap_or_default()
 }
@@ -231,7 +231,7 @@ impl Says {
     }
 }
 
-fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(<[u8]>::trim_ascii)
 }
 

@@ -1,0 +1,301 @@
+//! A connection to a server: one exchange at a time, driven by whoever waits for its answer.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::Write;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use tokio::task::AbortHandle;
+
+use super::body::{BodyError, Decoder, Upgraded};
+use super::chunked::Part;
+use super::head::Limits;
+use super::output::{BadBody, Framing, Output, write_field};
+use super::response::{Head, Malformed, parse};
+use super::wire::{Io, ReadError, Scratch, Wire};
+
+/// Bytes that most heads of requests have room in.
+const HEAD_CAPACITY: usize = 512;
+
+/// Interim answers (1xx) that are read before the one that counts.
+const MAX_INTERIM: usize = 16;
+
+/// A connection to a server.
+pub struct Client<IO> {
+    shared: Rc<Shared<IO>>,
+}
+
+struct Shared<IO> {
+    wire: RefCell<Wire<IO>>,
+    limits: Limits,
+    scratch: Rc<Scratch>,
+    /// Both sides know where each message ends, and neither wants to close.
+    keep_alive: Cell<bool>,
+    /// Sends what is left of a request that was answered early.
+    upload: RefCell<Option<AbortHandle>>,
+}
+
+/// An exchange that came to nothing.
+pub struct Failed<B: Body> {
+    /// Why.
+    pub error: Error<B::Error>,
+    /// The request, as far as it was not sent: its body may have been read in part.
+    pub request: Request<B>,
+    /// What was read of the body and not sent, if nothing was sent at all.
+    pub unsent: Option<Bytes>,
+}
+
+/// Why an exchange came to nothing.
+pub enum Error<E> {
+    /// The server closed the connection, or it failed.
+    Closed,
+    /// The answer is none.
+    Malformed(Malformed),
+    /// The request's own body failed.
+    Body(E),
+    /// The request's own body is not as long as its head says.
+    BodyLength,
+}
+
+impl<IO: Io> Client<IO> {
+    /// A connection on which nothing was said yet.
+    pub fn new(io: IO, limits: Limits, scratch: Rc<Scratch>) -> Self {
+        let shared = Shared {
+            wire: RefCell::new(Wire::new(io, BytesMut::new())),
+            limits,
+            scratch,
+            keep_alive: Cell::new(true),
+            upload: RefCell::default(),
+        };
+        Self { shared: Rc::new(shared) }
+    }
+
+    /// Whether another request can go out on it. It was closed from the other side, or said something that nobody
+    /// asked for, if there is anything to read.
+    pub fn is_reusable(&self) -> bool {
+        let shared = &*self.shared;
+        let mut wire = shared.wire.borrow_mut();
+        if !shared.keep_alive.get() || !wire.body.is_end() || !wire.unread.is_empty() {
+            return false;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        wire.poll_read_head(&shared.scratch, &mut cx, |_| 0).is_pending()
+    }
+
+    /// Sends a request and waits for the head of its answer. A body that is not out by then is sent on while the
+    /// answer is read.
+    ///
+    /// # Errors
+    /// With the request, when there is no answer.
+    pub async fn exchange<B>(&self, mut request: Request<B>) -> Result<Response<Answer<IO>>, Failed<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+    {
+        let shared = &self.shared;
+        let mut output = write_head(&request);
+        let (mut is_sent, mut parsed, mut interim) = (false, 0, 0);
+        let head = poll_fn(|cx| {
+            is_sent = is_sent || shared.poll_send(&mut output, Pin::new(request.body_mut()), cx)?.is_ready();
+            shared.poll_answer(request.method(), &mut parsed, &mut interim, cx)
+        });
+        match head.await {
+            Ok(head) => {
+                shared.begin_answer(&head);
+                if !is_sent {
+                    shared.send_on(output, request.into_body());
+                }
+                let answer = Answer { shared: shared.clone() };
+                Ok(Response::from_parts(head.parts, answer))
+            }
+            Err(error) => {
+                shared.keep_alive.set(false);
+                let unsent = output.is_untouched().then(|| output.take_data());
+                Err(Failed { error, request, unsent })
+            }
+        }
+    }
+
+    /// The connection itself, after an answer that switched protocols.
+    pub fn into_upgraded(self) -> Option<Upgraded> {
+        let mut wire = self.shared.wire.borrow_mut();
+        let io = Box::pin(wire.io.take()?);
+        Some(Upgraded { unread: std::mem::take(&mut wire.unread), io })
+    }
+}
+
+impl<IO: Io> Shared<IO> {
+    fn poll_send<B: Body<Data = Bytes>>(
+        &self,
+        output: &mut Output,
+        mut body: Pin<&mut B>,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, Error<B::Error>> {
+        loop {
+            output.fill(body.as_mut(), cx).map_err(|bad| match bad {
+                BadBody::Error(error) => Error::Body(error),
+                BadBody::Length => Error::BodyLength,
+            })?;
+            if output.is_done() {
+                return Ok(Poll::Ready(()));
+            }
+            if output.is_written() {
+                return Ok(Poll::Pending); // the user has to send more
+            }
+            match output.poll_write(&mut self.wire.borrow_mut(), cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) if output.is_untouched() => return Err(Error::Closed),
+                Poll::Ready(Err(_)) => {
+                    // It does not want the rest, but may have said why before it closed.
+                    self.keep_alive.set(false);
+                    return Ok(Poll::Ready(()));
+                }
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+    }
+
+    fn poll_answer<E>(
+        &self,
+        method: &Method,
+        parsed: &mut usize,
+        interim: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Error<E>>> {
+        let parse = |bytes: &[u8]| Ok(parse(bytes, method, self.limits)?.map(|head| (head.bytes, head)));
+        let mut wire = self.wire.borrow_mut();
+        loop {
+            let head = match ready!(wire.poll_head(&self.scratch, cx, self.limits.bytes, parsed, parse)) {
+                Ok(head) => head,
+                Err(ReadError::Ended) => return Poll::Ready(Err(Error::Closed)),
+                Err(ReadError::Parse(malformed)) => return Poll::Ready(Err(Error::Malformed(malformed))),
+            };
+            let status = head.parts.status;
+            if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Ok(head));
+            }
+            *parsed = 0;
+            *interim += 1;
+            if *interim > MAX_INTERIM {
+                return Poll::Ready(Err(Error::Malformed(Malformed::Interim)));
+            }
+        }
+    }
+
+    fn begin_answer(&self, head: &Head) {
+        self.wire.borrow_mut().body = Decoder::new(head.body, self.limits);
+        if !head.keep_alive || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.keep_alive.set(false);
+        }
+    }
+
+    /// Goes on with a request that was answered before it was out. The connection cannot be used again.
+    fn send_on<B: Body<Data = Bytes> + Unpin + 'static>(self: &Rc<Self>, mut output: Output, mut body: B) {
+        self.keep_alive.set(false);
+        let shared = self.clone();
+        let upload = tokio::task::spawn_local(async move {
+            let sent = poll_fn(|cx| match shared.poll_send(&mut output, Pin::new(&mut body), cx) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(())) => Poll::Ready(true),
+                Err(_) => Poll::Ready(false),
+            });
+            if !sent.await {
+                // The server must not take for whole what is not.
+                shared.wire.borrow_mut().io = None;
+            }
+        });
+        *self.upload.borrow_mut() = Some(upload.abort_handle());
+    }
+
+    fn poll_part(&self, cx: &mut Context<'_>) -> Poll<Result<Part, BodyError>> {
+        let mut wire = self.wire.borrow_mut();
+        loop {
+            let part = wire.next_part()?;
+            if part != Part::Incomplete {
+                return Poll::Ready(Ok(part));
+            }
+            if ready!(wire.poll_read_body(&self.scratch, cx))? == 0 {
+                wire.body.end_of_input()?;
+            }
+        }
+    }
+}
+
+impl<IO> Drop for Client<IO> {
+    fn drop(&mut self) {
+        if let Some(upload) = self.shared.upload.borrow_mut().take() {
+            upload.abort();
+        }
+    }
+}
+
+/// The body of an answer. It is read from the connection when it is asked for.
+pub struct Answer<IO> {
+    shared: Rc<Shared<IO>>,
+}
+
+impl<IO: Io> Body for Answer<IO> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.shared.poll_part(cx).map(|part| match part {
+            Ok(Part::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Part::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Ok(Part::End | Part::Incomplete) => None,
+            Err(error) => Some(Err(error)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.shared.wire.borrow().body.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.shared.wire.borrow().body.size_hint()
+    }
+}
+
+/// Begins a message with the head of a request; its target is in origin form.
+fn write_head<B: Body>(request: &Request<B>) -> Output {
+    let headers = request.headers();
+    let mut head = Vec::with_capacity(HEAD_CAPACITY);
+    head.extend_from_slice(request.method().as_str().as_bytes());
+    head.push(b' ');
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    head.extend_from_slice(target.as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in headers {
+        if name != header::TRANSFER_ENCODING {
+            write_field(name.as_str(), value.as_bytes(), &mut head);
+        }
+    }
+    let framing = match request.body().size_hint().exact() {
+        Some(0) if !expects_length(request.method(), headers) => Framing::NoBody,
+        Some(length) => {
+            if !headers.contains_key(header::CONTENT_LENGTH) {
+                let _ = write!(head, "content-length: {length}\r\n"); // writing to a Vec does not fail
+            }
+            Framing::Known(length)
+        }
+        None => {
+            head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Framing::Chunked
+        }
+    };
+    head.extend_from_slice(b"\r\n");
+    Output::new(head, framing, true)
+}
+
+/// Methods whose requests say that they have no body, if they have none (RFC 9110 §8.6).
+fn expects_length(method: &Method, headers: &HeaderMap) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+        && !headers.contains_key(header::CONTENT_LENGTH)
+}

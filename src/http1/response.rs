@@ -1,0 +1,242 @@
+//! The head of an answer, as a gateway reads it (RFC 9112 §4, §6.3).
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::response::{Parts, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+
+use super::body::Length;
+use super::head::{ADDED_FIELDS, FIELDS_ON_STACK, Limits, content_length, copy_of, options};
+
+/// What is wrong with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It does not look like one.
+    #[error("the head of the answer is malformed")]
+    Head,
+    /// It is over `limits.head_bytes` or `limits.headers`.
+    #[error("the head of the answer is larger than the gateway takes")]
+    TooLarge,
+    /// Its length is in doubt.
+    #[error("where the answer ends cannot be told")]
+    Length,
+    /// More interim answers than anybody has a use for.
+    #[error("there is no end of interim answers")]
+    Interim,
+}
+
+/// A head, and what it says of the message.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) parts: Parts,
+    pub(super) body: Length,
+    /// Bytes of the head.
+    pub(super) bytes: usize,
+    pub(super) keep_alive: bool,
+}
+
+/// Reads the head of an answer to a request with this method from the front of `bytes`; `None` if its end has
+/// not come yet.
+pub(super) fn parse(bytes: &[u8], method: &Method, limits: Limits) -> Result<Option<Head>, Malformed> {
+    let mut on_stack = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
+    if limits.fields <= FIELDS_ON_STACK {
+        parse_into(bytes, method, on_stack.get_mut(..limits.fields).unwrap_or_default(), limits)
+    } else {
+        parse_into(bytes, method, &mut vec![MaybeUninit::uninit(); limits.fields], limits)
+    }
+}
+
+fn parse_into<'b>(
+    bytes: &'b [u8],
+    method: &Method,
+    fields: &mut [MaybeUninit<httparse::Header<'b>>],
+    limits: Limits,
+) -> Result<Option<Head>, Malformed> {
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let parsed = match config.parse_response_with_uninit_headers(&mut response, bytes, fields) {
+        Ok(httparse::Status::Complete(parsed)) if parsed <= limits.bytes => parsed,
+        Ok(httparse::Status::Partial) if bytes.len() <= limits.bytes => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
+        Err(_) => return Err(Malformed::Head),
+    };
+    let copy = Bytes::copy_from_slice(bytes.get(..parsed).unwrap_or_default());
+
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
+    parts.version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let reason = response.reason.unwrap_or_default();
+    if !reason.is_empty() && parts.status.canonical_reason() != Some(reason) {
+        let reason = hyper::ext::ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed::Head)?;
+        parts.extensions.insert(reason);
+    }
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + ADDED_FIELDS);
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Head)?;
+        let value = copy.slice_ref(copy_of(&copy, bytes, field.value));
+        headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Head)?);
+    }
+    parts.headers = headers;
+    let body = length(&mut parts, method)?;
+    let keep_alive = body != Length::UntilClose && keeps_alive(&parts);
+    Ok(Some(Head { parts, body, bytes: parsed, keep_alive }))
+}
+
+/// Where the body ends. Of two fields that say so the one that counts is left.
+fn length(parts: &mut Parts, method: &Method) -> Result<Length, Malformed> {
+    let headers = &mut parts.headers;
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+        // Another coding hides where the answer ends.
+        (Some(_), _) => return Err(Malformed::Length),
+    };
+    if chunked {
+        // Chunks win over a length (RFC 9112 §6.3); HTTP/1.0 has none.
+        headers.remove(header::CONTENT_LENGTH);
+        if parts.version == Version::HTTP_10 {
+            return Err(Malformed::Length);
+        }
+    }
+    let said = said_length(headers)?;
+    let status = parts.status;
+    if status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || method == Method::HEAD
+    {
+        return Ok(Length::Known(0));
+    }
+    Ok(match said {
+        _ if chunked => Length::Chunked,
+        Some(length) => Length::Known(length),
+        None => Length::UntilClose,
+    })
+}
+
+/// The one Content-Length; said twice the same, it is said once from here on.
+fn said_length(headers: &mut HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    let length = content_length(first.as_bytes()).ok_or(Malformed::Length)?;
+    let mut others = values.peekable();
+    if others.peek().is_some() {
+        if others.any(|other| other != first) {
+            return Err(Malformed::Length);
+        }
+        let first = first.clone();
+        headers.insert(header::CONTENT_LENGTH, first);
+    }
+    Ok(Some(length))
+}
+
+fn keeps_alive(parts: &Parts) -> bool {
+    let mut keep_alive = parts.version == Version::HTTP_11;
+    for value in parts.headers.get_all(header::CONNECTION) {
+        for option in options(value.as_bytes()) {
+            if option.eq_ignore_ascii_case(b"close") {
+                return false;
+            }
+            keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+    keep_alive
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { bytes: 1024, fields: 8 };
+
+    fn head(text: &str) -> Result<Head, Malformed> {
+        parse(text.as_bytes(), &Method::GET, LIMITS).map(|head| head.expect("it is whole"))
+    }
+
+    #[test]
+    fn http_31_chunks_win_over_a_length() {
+        let head =
+            head("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: Chunked\r\n\r\n").unwrap();
+        assert_eq!(head.body, Length::Chunked);
+        assert!(!head.parts.headers.contains_key(header::CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn http_32_33_an_answer_without_a_certain_end_is_none() {
+        for fields in [
+            "content-length: 5, 5",
+            "content-length: -1",
+            "content-length: 4\r\ncontent-length: 5",
+            "transfer-encoding: gzip",
+            "transfer-encoding: gzip, chunked",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+        ] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+            assert_eq!(head(&answer).unwrap_err(), Malformed::Length, "{fields}");
+        }
+        assert_eq!(
+            head("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap_err(),
+            Malformed::Length
+        );
+        for junk in
+            ["<html>", "HTTP/2 200 OK\r\n\r\n", "HTTP/1.1 99 Low\r\n\r\n", "HTTP/1.1 200 OK\r\na\r\n\r\n"]
+        {
+            assert_eq!(head(junk).unwrap_err(), Malformed::Head, "{junk}");
+        }
+        let long = format!("HTTP/1.1 200 OK\r\na: {}", "a".repeat(1024));
+        assert_eq!(head(&long).unwrap_err(), Malformed::TooLarge);
+    }
+
+    #[test]
+    fn http_30_what_has_no_body_has_none_whatever_it_says() {
+        for status in ["204 No Content", "304 Not Modified", "103 Early Hints"] {
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 5\r\n\r\n");
+            assert_eq!(head(&answer).unwrap().body, Length::Known(0), "{status}");
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+        let head = parse(answer, &Method::HEAD, LIMITS).unwrap().unwrap();
+        assert_eq!(
+            (head.body, &head.parts.headers["content-length"]),
+            (Length::Known(0), &HeaderValue::from(5))
+        );
+    }
+
+    #[test]
+    fn a_connection_is_kept_where_both_sides_can_tell_the_end() {
+        assert!(head("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap().keep_alive);
+        assert!(!head("HTTP/1.1 200 OK\r\n\r\n").unwrap().keep_alive);
+        assert!(
+            !head("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap().keep_alive
+        );
+        assert!(!head("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap().keep_alive);
+        assert!(
+            head("HTTP/1.0 200 OK\r\ncontent-length: 0\r\nconnection: keep-alive\r\n\r\n")
+                .unwrap()
+                .keep_alive
+        );
+    }
+
+    #[test]
+    fn a_reason_of_the_dataservers_own_is_kept() {
+        let reason = |line: &str| {
+            let head = head(&format!("{line}\r\n\r\n")).unwrap();
+            head.parts.extensions.get::<hyper::ext::ReasonPhrase>().map(|reason| reason.as_bytes().to_vec())
+        };
+        assert_eq!(reason("HTTP/1.1 200 Fine"), Some(b"Fine".to_vec()));
+        assert_eq!((reason("HTTP/1.1 200 OK"), reason("HTTP/1.1 200 ")), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes, &Method::GET, LIMITS);
+            let mut answer = b"HTTP/1.1 200 OK\r\n".to_vec();
+            answer.extend_from_slice(&bytes);
+            let _ = parse(&answer, &Method::GET, LIMITS);
+        }
+    }
+}

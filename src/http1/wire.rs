@@ -1,0 +1,169 @@
+//! A socket, what was read from it and not yet taken, and the body that comes in on it.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use super::body::{BodyError, Decoder};
+use super::chunked::Part;
+
+/// What a connection can be made of.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
+
+/// Bytes that are read at once where a head is expected.
+const HEAD_READ: usize = 16 * 1024;
+
+/// Bytes that are read at once of a body.
+const BODY_READ: usize = 64 * 1024;
+
+/// The memory that all connections of a thread read into. What is read is taken out at once, so that a
+/// connection that waits needs none of its own.
+pub struct Scratch {
+    head: RefCell<Box<[u8]>>,
+    body: RefCell<BytesMut>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { head: RefCell::new(vec![0; HEAD_READ].into_boxed_slice()), body: RefCell::default() }
+    }
+}
+
+/// Why a head cannot be read.
+#[derive(Debug)]
+pub(super) enum ReadError<E> {
+    /// The other side has closed, or the connection failed.
+    Ended,
+    /// It is none.
+    Parse(E),
+}
+
+/// One end of a connection.
+pub(super) struct Wire<IO> {
+    /// None once the connection has ended or become something else.
+    pub(super) io: Option<IO>,
+    pub(super) unread: BytesMut,
+    /// Of the message that was read last.
+    pub(super) body: Decoder,
+}
+
+impl<IO: Io> Wire<IO> {
+    pub(super) fn new(io: IO, unread: BytesMut) -> Self {
+        Self { io: Some(io), unread, body: Decoder::Known(0) }
+    }
+
+    pub(super) fn poll_io<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut IO>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.io {
+            Some(io) => poll(Pin::new(io)),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Reads a head, which `parse` finds at the front of the bytes it is given, with its length. `parsed` is how much
+    /// of what is unread it has seen: 0 before each head.
+    pub(super) fn poll_head<H, E>(
+        &mut self,
+        scratch: &Scratch,
+        cx: &mut Context<'_>,
+        limit: usize,
+        parsed: &mut usize,
+        parse: impl Fn(&[u8]) -> Result<Option<(usize, H)>, E>,
+    ) -> Poll<Result<H, ReadError<E>>> {
+        loop {
+            if self.may_hold_head(limit, *parsed) {
+                *parsed = self.unread.len();
+                if let Some((bytes, head)) = parse(&self.unread).map_err(ReadError::Parse)? {
+                    self.take(bytes);
+                    return Poll::Ready(Ok(head));
+                }
+            }
+            // Most heads come in one piece, and are taken from where they were read to.
+            let mut at_once = Ok(None);
+            let read = self.poll_read_head(scratch, cx, |bytes| {
+                *parsed = bytes.len();
+                at_once = parse(bytes);
+                at_once.as_ref().map_or(0, |found| found.as_ref().map_or(0, |(taken, _)| *taken))
+            });
+            match ready!(read) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(ReadError::Ended)),
+                Ok(_) => {}
+            }
+            if let Some((_, head)) = at_once.map_err(ReadError::Parse)? {
+                return Poll::Ready(Ok(head));
+            }
+        }
+    }
+
+    /// Whether it is worth to parse what is unread. A head that comes byte by byte must not be parsed for each.
+    fn may_hold_head(&self, limit: usize, parsed: usize) -> bool {
+        if parsed == 0 || self.unread.len() > limit {
+            return !self.unread.is_empty();
+        }
+        // The end may have begun in what was seen before.
+        let fresh = self.unread.get(parsed.saturating_sub(2)..).unwrap_or_default();
+        fresh.windows(2).any(|end| end == b"\n\n") || fresh.windows(3).any(|end| end == b"\n\r\n")
+    }
+
+    /// Reads where no body is read; the number of bytes, 0 at the end. If there is nothing unread before them,
+    /// `take` sees them and says how many it took.
+    pub(super) fn poll_read_head(
+        &mut self,
+        scratch: &Scratch,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut scratch = scratch.head.borrow_mut();
+        let mut buf = ReadBuf::new(&mut scratch);
+        ready!(self.poll_io(|io| io.poll_read(cx, &mut buf)))?;
+        let bytes = buf.filled();
+        let taken = if self.unread.is_empty() && !bytes.is_empty() { take(bytes) } else { 0 };
+        self.unread.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Forgets bytes that were taken.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.unread.advance(bytes.min(self.unread.len()));
+        if self.unread.is_empty() {
+            // An empty rest would hold on to the memory that it is a rest of.
+            self.unread = BytesMut::new();
+        }
+    }
+
+    /// The next part of the body, of what was read.
+    pub(super) fn next_part(&mut self) -> Result<Part, BodyError> {
+        let part = self.body.decode(&mut self.unread);
+        self.take(0);
+        part
+    }
+
+    /// Reads more of a body; the number of bytes, 0 at the end.
+    pub(super) fn poll_read_body(
+        &mut self,
+        scratch: &Scratch,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut bytes = scratch.body.borrow_mut();
+        if bytes.capacity() < BODY_READ / 2 {
+            bytes.reserve(BODY_READ); // the same memory again, once nobody holds a part of it
+        }
+        let read = ready!(self.poll_io(|io| poll_read_buf(io, cx, &mut *bytes)))?;
+        let read_bytes = bytes.split();
+        if self.unread.is_empty() {
+            self.unread = read_bytes;
+        } else {
+            self.unread.extend_from_slice(&read_bytes);
+        }
+        Poll::Ready(Ok(read))
+    }
+}
