@@ -7,6 +7,7 @@ mod common;
 mod fault;
 mod gateway;
 mod limits;
+mod networks;
 mod nsq;
 mod reader;
 mod registry;
@@ -17,8 +18,9 @@ use std::{fs, io};
 
 pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
-pub use gateway::{AdminAllow, Balance, Gateway, RetryBudget};
+pub use gateway::{Balance, Gateway, RetryBudget};
 pub use limits::Limits;
+pub use networks::Networks;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::Registry;
 pub use timeouts::Timeouts;

@@ -14,7 +14,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_util::MetricKindMask;
 
-pub use worker::{Protocol, Retry, Worker};
+pub use worker::{Protocol, Refused, Retry, Worker};
 
 /// How long a series stays after its last scrape with news: that of a dataserver that left, say. Shorter
 /// than the registry keeps its counts, so that one that comes back never seems to count backwards.
@@ -49,6 +49,7 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         "Requests sent to another dataserver because the first could not take them, by reason.",
     ),
     (CONNECTIONS, Kind::Gauge, "Open connections from users, by protocol."),
+    (CONNECTIONS_REFUSED, Kind::Counter, "Connections from users that ended before any HTTP, by reason."),
 ];
 
 const HEARTBEATS: &str = "gateway_heartbeats_total";
@@ -65,6 +66,7 @@ const UPSTREAM_REQUESTS: &str = "gateway_upstream_requests_total";
 const UPSTREAM_ERRORS: &str = "gateway_upstream_errors_total";
 const RETRIES: &str = "gateway_retries_total";
 const CONNECTIONS: &str = "gateway_connections";
+const CONNECTIONS_REFUSED: &str = "gateway_connections_refused_total";
 
 enum Kind {
     Counter,
@@ -260,6 +262,10 @@ impl Metrics {
             let open: u64 = inner.workers.iter().map(|worker| worker.connections(protocol)).sum();
             #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 connections")]
             inner.gauge(CONNECTIONS, &[("protocol", protocol.label().into())], open as f64);
+        }
+        for reason in Refused::ALL {
+            let count = inner.workers.iter().map(|worker| worker.connections_refused(reason)).sum();
+            inner.count(CONNECTIONS_REFUSED, &[("reason", reason.label().into())], count);
         }
         #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 requests under way")]
         inner.gauge(IN_FLIGHT, &[], self.requests_in_flight() as f64);

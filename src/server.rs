@@ -6,10 +6,11 @@
 mod drain;
 mod io;
 mod listen;
+mod proxy_protocol;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,22 +20,23 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::config::{Limits, Timeouts};
-use crate::metrics::{Protocol, Worker};
-use crate::proxy::Body;
+use crate::metrics::{Protocol, Refused, Worker};
+use crate::proxy::{Body, Client};
 
 pub use listen::bind;
 
 use drain::Drain;
-use io::Downstream;
+use io::{Downstream, Socket};
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -56,15 +58,17 @@ pub struct Settings {
     pub connections: Arc<Semaphore>,
     /// The counts of the worker that serves; none for a listener that is not a worker's.
     pub counts: Option<Arc<Worker>>,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
 }
 
 /// Accepts and serves until `stop`, then lets what is under way end within `timeouts.drain`. `service_for` makes
-/// the service of a connection from its client's address. Must run where `spawn_local` works.
+/// the service of a connection for its client. Must run where `spawn_local` works.
 ///
 /// Returns how many connections were cut off because they did not end in time.
 pub async fn serve<S>(
     listener: TcpListener,
-    service_for: impl Fn(IpAddr) -> S,
+    service_for: impl Fn(Client) -> S + 'static,
     settings: Settings,
     stop: CancellationToken,
 ) -> usize
@@ -74,10 +78,10 @@ where
     let drain = Drain::default();
     let connections = TaskTracker::new();
     let http = Rc::new(Http::new(settings));
+    let service_for = Rc::new(service_for);
     let mut accept_failed = false;
-    let start = |(stream, client, permit): Accepted| {
-        let service = Adapter(RefCell::new(service_for(client.ip())));
-        let connection = http.clone().connection(stream, service, drain.clone());
+    let start = |(stream, peer, permit): Accepted| {
+        let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone());
         spawn_local(connections.track_future(async move {
             connection.await;
             drop(permit);
@@ -117,9 +121,9 @@ type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 /// A connection, and a place for it. One that is over the limit waits here, accepted but not read; the
 /// others wait in the kernel's queue.
 async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<Accepted> {
-    let (stream, client) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     let permit = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    Ok((stream, client, permit))
+    Ok((stream, peer, permit))
 }
 
 /// What the kernel has taken in and nobody has accepted yet, as far as there are places. Asked of the kernel
@@ -127,13 +131,13 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Res
 fn accept_queued(listener: TcpListener, places: &Arc<Semaphore>) -> Vec<Accepted> {
     let mut accepted = Vec::new();
     let Ok(listener) = listener.into_std() else { return accepted };
-    while let Ok((stream, client)) = listener.accept() {
+    while let Ok((stream, peer)) = listener.accept() {
         let _ = stream.set_nonblocking(true); // or `from_std` refuses it, and it is closed
         let (Ok(stream), Ok(permit)) = (TcpStream::from_std(stream), places.clone().try_acquire_owned())
         else {
             break;
         };
-        accepted.push((stream, client, permit));
+        accepted.push((stream, peer, permit));
     }
     accepted
 }
@@ -166,16 +170,68 @@ impl Http {
         Self { settings, http1, http2 }
     }
 
-    async fn connection<S>(self: Rc<Self>, stream: TcpStream, service: Adapter<S>, drain: Drain)
-    where
+    /// One connection, from what comes before HTTP to its end.
+    async fn connection<S>(
+        self: Rc<Self>,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        service_for: Rc<impl Fn(Client) -> S>,
+        drain: Drain,
+    ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
         let _ = stream.set_nodelay(true); // only a matter of delay
         let timeouts = &self.settings.timeouts;
-        let mut stream = Downstream::new(stream, timeouts.idle_body);
+        let deadline = Instant::now() + timeouts.request_head;
+        let mut client = Client { ip: peer.ip(), over_tls: false };
+        if self.settings.proxy_protocol {
+            let header = proxy_protocol::read(&mut stream);
+            let Some(source) = self.opening(Refused::ProxyProtocol, header, deadline, &drain).await else {
+                return;
+            };
+            client.ip = source.unwrap_or(client.ip);
+        }
+        let socket = Socket::new(stream, timeouts.idle_body);
+        self.http(socket, service_for(client), deadline, &drain).await;
+    }
+
+    /// Waits for what comes before HTTP. With `None` the connection ends: that is not as it should be, which is
+    /// counted as `refused`, or the drain has begun and nothing was asked yet.
+    async fn opening<T>(
+        &self,
+        refused: Refused,
+        opening: impl Future<Output = std::io::Result<T>>,
+        deadline: Instant,
+        drain: &Drain,
+    ) -> Option<T> {
+        let opened = tokio::select! {
+            biased;
+            opened = timeout_at(deadline, opening) => opened,
+            () = drain.begun() => return None,
+        };
+        let error = match opened {
+            Ok(Ok(opened)) => return Some(opened),
+            Ok(Err(error)) => error,
+            Err(late) => late.into(),
+        };
+        tracing::debug!(%error, reason = refused.label(), "a connection was refused");
+        if let Some(counts) = &self.settings.counts {
+            counts.refused(refused);
+        }
+        None
+    }
+
+    /// HTTP on a connection, to its end.
+    async fn http<T, S>(&self, stream: T, service: S, deadline: Instant, drain: &Drain)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let service = Adapter(RefCell::new(service));
+        let mut stream = Downstream::new(stream);
         let sniffed = tokio::select! {
             biased; // what was sent before the drain began is answered
-            sniffed = timeout(timeouts.request_head, stream.speaks_http2()) => sniffed,
+            sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
             () = drain.begun() => return, // nothing was asked yet
         };
         let Ok(Ok(speaks_http2)) = sniffed else { return };

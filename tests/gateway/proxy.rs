@@ -1,5 +1,6 @@
 //! A request's way through the gateway, with raw bytes on both sides.
 
+mod edge;
 mod failures;
 mod http2;
 mod limits;
@@ -12,5 +13,6 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(failures::trials());
     trials.extend(limits::trials());
     trials.extend(http2::trials());
+    trials.extend(edge::trials());
     trials
 }
