@@ -17,7 +17,7 @@
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
-//! | [`addr`], [`fetch`], [`problem`] | leaves that any room may use: an address, one HTTP GET, one error document | |
+//! | [`addr`], [`fetch`], [`problem`], [`tls`] | leaves that any room may use: an address, one HTTP GET, one error document, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -49,3 +49,4 @@ pub mod registry;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;

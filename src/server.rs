@@ -32,6 +32,7 @@ use tower::Service;
 use crate::config::{Limits, Timeouts};
 use crate::metrics::{Protocol, Refused, Worker};
 use crate::proxy::{Body, Client};
+use crate::tls::Identity;
 
 pub use listen::bind;
 
@@ -60,6 +61,8 @@ pub struct Settings {
     pub counts: Option<Arc<Worker>>,
     /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// What connections are encrypted with, after that header; none for plain HTTP.
+    pub tls: Option<Identity>,
 }
 
 /// Accepts and serves until `stop`, then lets what is under way end within `timeouts.drain`. `service_for` makes
@@ -192,7 +195,20 @@ impl Http {
             client.ip = source.unwrap_or(client.ip);
         }
         let socket = Socket::new(stream, timeouts.idle_body);
-        self.http(socket, service_for(client), deadline, &drain).await;
+        match &self.settings.tls {
+            None => self.http(socket, service_for(client), deadline, &drain).await,
+            // In a box: connections in the clear need not have the room.
+            Some(identity) => {
+                Box::pin(async {
+                    let handshake = identity.acceptor().accept(socket);
+                    if let Some(stream) = self.opening(Refused::Tls, handshake, deadline, &drain).await {
+                        let client = Client { over_tls: true, ..client };
+                        self.http(stream, service_for(client), deadline, &drain).await;
+                    }
+                })
+                .await;
+            }
+        }
     }
 
     /// Waits for what comes before HTTP. With `None` the connection ends: that is not as it should be, which is

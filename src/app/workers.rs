@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::Client;
 use crate::registry::Registry;
+use crate::tls::Identity;
 use crate::{proxy, server};
 
 /// Connections to `gateway.admin_listen` at once.
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     pub(super) admin: Admin,
     pub(super) settings: proxy::Settings,
     pub(super) config: Config,
+    pub(super) tls: Option<Identity>,
     /// The runtime that answers the admin paths.
     pub(super) control: Handle,
 }
@@ -138,6 +140,7 @@ impl Shared {
             connections,
             counts: self.metrics.worker(index),
             proxy_protocol: config.gateway.proxy_protocol,
+            tls: self.tls.clone(),
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
@@ -175,6 +178,7 @@ impl Shared {
             connections: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
             counts: None,
             proxy_protocol: false,
+            tls: None,
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;

@@ -4,14 +4,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_yaml::Value;
 
-use super::Networks;
 use super::reader::{FromYaml, Reader};
+use super::{Networks, Tls};
 
 /// Where requests come in, and how they are spread.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gateway {
     /// Where users' requests come in. Default `0.0.0.0:9000`.
     pub listen: SocketAddr,
+    /// What encrypts the connections to `listen`. Default none.
+    pub tls: Option<Tls>,
     /// Whether every connection to `listen` begins with a PROXY protocol header, version 1 or 2, that says who the
     /// client is. Default false.
     pub proxy_protocol: bool,
@@ -33,6 +35,7 @@ impl Gateway {
     pub(super) fn read(mut section: Reader<'_>) -> Self {
         let gateway = Self {
             listen: section.value("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000))),
+            tls: Tls::read(section.section("tls")),
             proxy_protocol: section.value("proxy_protocol", false),
             workers: section.within("workers", 0, 0, 1024),
             balance: section.value("balance", Balance::Random),

@@ -162,6 +162,20 @@ fn networks_are_names_addresses_and_cidrs() {
 }
 
 #[test]
+fn tls_is_a_certificate_and_its_key() {
+    let config: Config = "gateway: {tls: {cert: a.pem, key: b.pem, check_interval: 1s}}".parse().unwrap();
+    let tls = config.gateway.tls.unwrap();
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("a.pem"), Some("b.pem")));
+    assert_eq!(tls.check_interval.as_secs(), 1);
+    assert!("gateway: {tls: {}}".parse::<Config>().unwrap().gateway.tls.is_none());
+    assert_eq!(
+        faults("gateway: {tls: {key: b.pem}}"),
+        ["gateway.tls.cert: is missing: a certificate and its key go together"]
+    );
+    assert_eq!(faults("gateway: {tls: {cert: 1, check_interval: 1ms, x: 1}}").len(), 3);
+}
+
+#[test]
 fn the_files_in_conf_load() {
     let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let quick_start = Config::load(&conf.join("config.yaml")).unwrap();

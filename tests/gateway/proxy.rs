@@ -5,6 +5,7 @@ mod failures;
 mod http2;
 mod limits;
 mod messages;
+mod tls;
 
 use libtest_mimic::Trial;
 
@@ -14,5 +15,6 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(limits::trials());
     trials.extend(http2::trials());
     trials.extend(edge::trials());
+    trials.extend(tls::trials());
     trials
 }

@@ -5,6 +5,7 @@ mod broker;
 mod http;
 mod process;
 mod stub;
+pub mod tls;
 pub mod tools;
 
 use std::time::Duration;
