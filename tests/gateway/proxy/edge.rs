@@ -1,11 +1,12 @@
 //! What stands between a user and the gateway: proxies that are trusted, and the PROXY protocol.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Write};
 
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, Exchange, PATIENT, Stub, connect, eventually, exchange, post, read_reply, request, trials,
+    Apiserver, Exchange, PATIENT, Stub, connect, ends, eventually, exchange, post, read_reply, request,
+    trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -138,7 +139,7 @@ fn a_header_may_come_byte_by_byte() {
 fn is_refused(gateway: &Apiserver, bytes: &[u8]) -> bool {
     let mut stream = connect(gateway.listen);
     let _ = stream.write_all(bytes);
-    !matches!(stream.read(&mut [0; 1]), Ok(1..))
+    ends(&mut stream)
 }
 
 /// Whether so many connections were refused for this reason.

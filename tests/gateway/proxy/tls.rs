@@ -17,7 +17,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 
 use crate::support::tls::{Pair, client, exchange_on, handshake, handshake_on, shown};
-use crate::support::{Apiserver, PATIENT, Stub, connect, eventually, pause, request, trials};
+use crate::support::{Apiserver, PATIENT, Stub, connect, ends, eventually, pause, request, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -176,14 +176,14 @@ fn a_handshake_that_does_not_end_is_cut_off() {
     for begun in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
         let mut stream = connect(gateway.process.listen);
         stream.write_all(begun).unwrap();
-        assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+        assert!(ends(&mut stream));
     }
     assert_failed(&gateway.process, 2);
     // After the handshake nothing is said, or not enough to tell what is spoken.
     for begun in [&b""[..], b"PRI * HT"] {
         let mut stream = handshake(gateway.process.listen, &client(BOTH, &[b"h2"])).unwrap();
         stream.write_all(begun).unwrap();
-        assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+        assert!(ends(&mut stream));
     }
     assert_failed(&gateway.process, 2);
 }
@@ -204,7 +204,7 @@ fn a_reader_that_stops_is_cut_off() {
 }
 
 fn a_drain_ends_encrypted_connections_and_begun_handshakes() {
-    let mut gateway = gateway_and(&Stub::ok(""), "", "");
+    let mut gateway = gateway_and(&Stub::ok(""), "", "timeouts: {request_head: 1h, drain: 10s}\n");
     let mut idle = handshake(gateway.process.listen, &http11()).unwrap();
     assert_eq!(exchange_on(&mut idle, &request("GET /", &[], b"")).status, 200);
     let mut begun = connect(gateway.process.listen);
@@ -212,7 +212,7 @@ fn a_drain_ends_encrypted_connections_and_begun_handshakes() {
     gateway.process.process.signal("TERM");
     // An end that the gateway announces (close_notify) and not one that anybody could have made.
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
-    assert!(!matches!(begun.read(&mut [0; 1]), Ok(1..)));
+    assert!(ends(&mut begun));
     assert_eq!(gateway.process.process.wait().code(), Some(0));
     assert!(!gateway.process.process.output().contains("cut off"));
 }

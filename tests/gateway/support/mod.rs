@@ -14,7 +14,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT};
 pub use broker::{Broker, Cluster};
-pub use http::{Reply, connect, exchange, get, post, read_reply, request};
+pub use http::{Reply, connect, ends, exchange, get, post, read_reply, request};
 pub use process::Process;
 pub use stub::{Exchange, Stub};
 
