@@ -51,7 +51,7 @@ const MAX_STREAMS: u32 = 250;
 /// How connections are served.
 #[derive(Clone)]
 pub struct Settings {
-    /// `timeouts.request_head`, `timeouts.idle_body` and `timeouts.drain` matter here.
+    /// `timeouts.request_head` (what comes before HTTP included), `timeouts.idle_body` and `timeouts.drain` matter here.
     pub timeouts: Timeouts,
     /// `limits.head_bytes` and `limits.headers` matter here.
     pub limits: Limits,
@@ -197,7 +197,7 @@ impl Http {
         let socket = Socket::new(stream, timeouts.idle_body);
         match &self.settings.tls {
             None => self.http(socket, service_for(client), deadline, &drain).await,
-            // In a box: connections in the clear need not have the room.
+            // In a box: a connection in the clear must not have the room for both.
             Some(identity) => {
                 Box::pin(async {
                     let handshake = identity.acceptor().accept(socket);

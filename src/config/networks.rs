@@ -23,7 +23,7 @@ impl Networks {
         section.list(key).map_or(default, Self)
     }
 
-    /// This machine, and what no router of the internet knows the way to.
+    /// This machine, and networks that the internet has no way into.
     pub(super) fn loopback_and_private() -> Self {
         Self(vec![Network::Loopback, Network::Private])
     }

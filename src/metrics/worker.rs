@@ -84,7 +84,7 @@ impl Retry {
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2, with prior knowledge or by ALPN.
     Http2,
 }
 
