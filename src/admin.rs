@@ -11,7 +11,7 @@ use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use tower::ServiceExt;
 
-use crate::config::AdminAllow;
+use crate::config::Networks;
 use crate::metrics::Metrics;
 use crate::problem::problem;
 use crate::registry::Registry;
@@ -20,13 +20,13 @@ use crate::registry::Registry;
 #[derive(Clone)]
 pub struct Admin {
     router: Router,
-    allow: Arc<AdminAllow>,
+    allow: Arc<Networks>,
     state: api::State,
 }
 
 impl Admin {
     /// The admin paths of one gateway, for clients in `allow`.
-    pub fn new(registry: Registry, metrics: Metrics, allow: AdminAllow) -> Self {
+    pub fn new(registry: Registry, metrics: Metrics, allow: Networks) -> Self {
         let state = api::State { registry, metrics, draining: Arc::new(AtomicBool::new(false)) };
         Self { router: api::router(state.clone()), allow: Arc::new(allow), state }
     }
@@ -44,7 +44,7 @@ impl Admin {
 
     /// Answers a request from this client.
     pub async fn answer(self, client: IpAddr, request: Request<Body>) -> Response<Body> {
-        if !self.allow.allows(client) {
+        if !self.allow.contains(client) {
             let detail = "this client is in none of the networks of gateway.admin_allow";
             return problem(StatusCode::FORBIDDEN, "Forbidden", detail).map(Body::from);
         }

@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addr::OwnListeners;
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
 use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Subscriber};
 use crate::registry::Registry;
+use crate::tls::Identity;
 use crate::{liveness, proxy, server};
 
 pub use demo::demo;
@@ -50,6 +51,7 @@ pub struct App {
     admin_listener: Option<std::net::TcpListener>,
     embedded: Option<EmbeddedNsq>,
     listen: SocketAddr,
+    tls: Option<Identity>,
 }
 
 impl App {
@@ -59,6 +61,7 @@ impl App {
     /// When one cannot be had: then none is.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let workers = workers(&config)?;
+        let tls = config.gateway.tls.as_ref().map(identity).transpose()?;
         let listeners = bind("gateway.listen", config.gateway.listen, workers)?;
         let listen = local_addr(&listeners)?;
         let admin_listener = match config.gateway.admin_listen {
@@ -66,7 +69,7 @@ impl App {
             None => None,
         };
         let embedded = if config.runs_embedded_nsq() { Some(bind_embedded(&config).await?) } else { None };
-        Ok(Self { config, listeners, admin_listener, embedded, listen })
+        Ok(Self { config, listeners, admin_listener, embedded, listen, tls })
     }
 
     /// Where users' requests come in.
@@ -84,7 +87,7 @@ impl App {
     /// # Errors
     /// When a part of the gateway cannot be built, or a worker ends that should not.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
-        let Self { config, listeners, admin_listener, embedded, listen } = self;
+        let Self { config, listeners, admin_listener, embedded, listen, tls } = self;
         let registry = Registry::new(config.registry.ttl, config.registry.capacity);
         let metrics =
             Metrics::new(listeners.len(), &nsq::RESULTS, &liveness::REASONS).map_err(anyhow::Error::new)?;
@@ -112,12 +115,17 @@ impl App {
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));
+        if let (Some(identity), Some(files)) = (tls.clone(), &config.gateway.tls) {
+            let (interval, metrics) = (files.check_interval, metrics.clone());
+            let watch = identity.watch(interval, move |used| metrics.tls_reloaded(used));
+            tasks.spawn_endless("certificate watch", watch);
+        }
 
         // Data: each worker on a thread of its own.
         let drain = config.timeouts.drain;
         let settings = proxy::Settings::new(&config, listeners.len(), own);
-        let shared =
-            Shared { registry, metrics, admin: admin.clone(), settings, config, control: Handle::current() };
+        let control = Handle::current();
+        let shared = Shared { registry, metrics, admin: admin.clone(), settings, config, tls, control };
         let mut workers = Workers::start(shared, listeners, admin_listener)?;
         tracing::info!(%listen, workers = workers.count(), admin = admin_addr.map(tracing::field::display), "gateway listens");
         let result = tokio::select! {
@@ -148,6 +156,14 @@ fn workers(config: &Config) -> anyhow::Result<usize> {
         0 => Ok(thread::available_parallelism()?.get()),
         workers => Ok(workers),
     }
+}
+
+/// The files were good when the config was read; they may have changed since.
+fn identity(tls: &config::Tls) -> anyhow::Result<Identity> {
+    Identity::load(tls.cert.clone(), tls.key.clone()).map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(|fault| format!("gateway.tls.{fault}")).collect();
+        anyhow::anyhow!("{}", faults.join("; "))
+    })
 }
 
 fn bind(key: &'static str, addr: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, StartError> {

@@ -7,21 +7,25 @@ mod common;
 mod fault;
 mod gateway;
 mod limits;
+mod networks;
 mod nsq;
 mod reader;
 mod registry;
 mod timeouts;
+mod tls;
 
 use std::path::Path;
 use std::{fs, io};
 
 pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
-pub use gateway::{AdminAllow, Balance, Gateway, RetryBudget};
+pub use gateway::{Balance, Gateway, RetryBudget};
 pub use limits::Limits;
+pub use networks::Networks;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::Registry;
 pub use timeouts::Timeouts;
+pub use tls::Tls;
 
 use reader::Reader;
 
@@ -56,11 +60,8 @@ impl Config {
     /// # Errors
     /// Every fault in it; a file that cannot be read is one fault.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let unreadable = |error: io::Error| Faults::one("", format!("cannot be read: {error}"));
-        if fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
-            return Err(Faults::one("", format!("is larger than {MAX_FILE} bytes")));
-        }
-        fs::read_to_string(path).map_err(unreadable)?.parse()
+        let (config, faults) = Self::parse(&read_file(path)?);
+        Faults::none_or(faults).map(|()| config)
     }
 
     /// The config file named on the command line, or the default one; with neither, the defaults.
@@ -68,14 +69,28 @@ impl Config {
     /// # Errors
     /// As [`Config::load`]. A file that was named must exist.
     pub fn load_or_default(path: Option<&Path>) -> Result<Self, Faults> {
-        match path {
-            Some(path) => Self::load(path),
-            None => Self::load_if_there(Path::new(DEFAULT_PATH)),
-        }
+        named_or_default(path).map_or_else(|| Ok(Self::default()), Self::load)
     }
 
-    fn load_if_there(path: &Path) -> Result<Self, Faults> {
-        if path.exists() { Self::load(path) } else { Ok(Self::default()) }
+    /// As [`Config::load_or_default`], for the gateway: the files that the config names must be good as well. A
+    /// dataserver that has the same config need not be able to read a key.
+    ///
+    /// # Errors
+    /// As [`Config::load_or_default`], with every fault of those files.
+    pub fn load_for_gateway(path: Option<&Path>) -> Result<Self, Faults> {
+        let Some(path) = named_or_default(path) else { return Ok(Self::default()) };
+        let (config, mut faults) = Self::parse(&read_file(path)?);
+        if let Some(tls) = &config.gateway.tls {
+            tls.check(&mut faults);
+        }
+        Faults::none_or(faults).map(|()| config)
+    }
+
+    fn parse(yaml: &str) -> (Self, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let config = Self::read(Reader::root(yaml, &mut faults));
+        config.check(&mut faults);
+        (config, faults)
     }
 
     fn read(mut file: Reader<'_>) -> Self {
@@ -102,14 +117,25 @@ impl Config {
     }
 }
 
+fn named_or_default(path: Option<&Path>) -> Option<&Path> {
+    let default = Path::new(DEFAULT_PATH);
+    path.or_else(|| default.exists().then_some(default))
+}
+
+fn read_file(path: &Path) -> Result<String, Faults> {
+    let unreadable = |error: io::Error| Faults::one("", format!("cannot be read: {error}"));
+    if fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
+        return Err(Faults::one("", format!("is larger than {MAX_FILE} bytes")));
+    }
+    fs::read_to_string(path).map_err(unreadable)
+}
+
 impl std::str::FromStr for Config {
     type Err = Faults;
 
     /// Reads and validates YAML.
     fn from_str(yaml: &str) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
-        let config = Self::read(Reader::root(yaml, &mut faults));
-        config.check(&mut faults);
+        let (config, faults) = Self::parse(yaml);
         Faults::none_or(faults).map(|()| config)
     }
 }

@@ -18,7 +18,7 @@
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
-//! | [`addr`], [`alarm`], [`fetch`], [`problem`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, one error document | |
+//! | [`addr`], [`alarm`], [`fetch`], [`problem`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, one error document, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -52,3 +52,4 @@ pub mod registry;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;

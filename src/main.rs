@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let config = match (&args.command, &args.config) {
         // The demo needs no file, and must not depend on where it is started.
         (Some(Command::Demo), None) => Ok(Config::default()),
-        (_, path) => Config::load_or_default(path.as_deref()),
+        (_, path) => Config::load_for_gateway(path.as_deref()),
     };
     let file = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
     let config = match config {

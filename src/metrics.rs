@@ -14,7 +14,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_util::MetricKindMask;
 
-pub use worker::{Protocol, Retry, Worker};
+pub use worker::{Protocol, Refused, Retry, Worker};
 
 /// How long a series stays after its last scrape with news: that of a dataserver that left, say. Shorter
 /// than the registry keeps its counts, so that one that comes back never seems to count backwards.
@@ -49,6 +49,8 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         "Requests sent to another dataserver because the first could not take them, by reason.",
     ),
     (CONNECTIONS, Kind::Gauge, "Open connections from users, by protocol."),
+    (CONNECTIONS_REFUSED, Kind::Counter, "Connections from users that ended before any HTTP, by reason."),
+    (TLS_RELOADS, Kind::Counter, "Changes of the certificate's files that were seen, by result."),
 ];
 
 const HEARTBEATS: &str = "gateway_heartbeats_total";
@@ -65,6 +67,8 @@ const UPSTREAM_REQUESTS: &str = "gateway_upstream_requests_total";
 const UPSTREAM_ERRORS: &str = "gateway_upstream_errors_total";
 const RETRIES: &str = "gateway_retries_total";
 const CONNECTIONS: &str = "gateway_connections";
+const CONNECTIONS_REFUSED: &str = "gateway_connections_refused_total";
+const TLS_RELOADS: &str = "gateway_tls_reloads_total";
 
 enum Kind {
     Counter,
@@ -86,6 +90,7 @@ struct Inner {
     last_heartbeat_millis: AtomicU64,
     joins: AtomicU64,
     evictions: Counts,
+    tls_reloads: Counts,
     nsqds: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
     workers: Vec<Arc<Worker>>,
     /// What of the workers' durations the exporter has had is remembered for one publisher at a time.
@@ -139,6 +144,7 @@ impl Metrics {
             last_heartbeat_millis: AtomicU64::new(0),
             joins: AtomicU64::new(0),
             evictions: Counts::new(EVICTIONS, "reason", reasons),
+            tls_reloads: Counts::new(TLS_RELOADS, "result", &["used", "refused"]),
             nsqds: Mutex::default(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             publishing: Mutex::default(),
@@ -166,6 +172,11 @@ impl Metrics {
     /// A dataserver was removed from the set.
     pub fn evicted(&self, reason: &'static str) {
         self.inner.evictions.add(reason);
+    }
+
+    /// The certificate's files changed, and what they hold now is used or is not good.
+    pub fn tls_reloaded(&self, used: bool) {
+        self.inner.tls_reloads.add(if used { "used" } else { "refused" });
     }
 
     /// The truth about the link to an nsqd; it says "not connected" until told otherwise, and is
@@ -223,6 +234,7 @@ impl Metrics {
         let inner = &*self.inner;
         inner.heartbeats.publish(inner);
         inner.evictions.publish(inner);
+        inner.tls_reloads.publish(inner);
         inner.count(JOINS, &[], inner.joins.load(Ordering::Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
         inner.gauge(LAST_HEARTBEAT, &[], inner.last_heartbeat_millis.load(Ordering::Relaxed) as f64 / 1e3);
@@ -260,6 +272,10 @@ impl Metrics {
             let open: u64 = inner.workers.iter().map(|worker| worker.connections(protocol)).sum();
             #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 connections")]
             inner.gauge(CONNECTIONS, &[("protocol", protocol.label().into())], open as f64);
+        }
+        for reason in Refused::ALL {
+            let count = inner.workers.iter().map(|worker| worker.connections_refused(reason)).sum();
+            inner.count(CONNECTIONS_REFUSED, &[("reason", reason.label().into())], count);
         }
         #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 requests under way")]
         inner.gauge(IN_FLIGHT, &[], self.requests_in_flight() as f64);

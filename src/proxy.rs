@@ -17,7 +17,6 @@ mod upgrade;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +62,7 @@ pub struct Settings {
     retry_budget: config::RetryBudget,
     timeouts: config::Timeouts,
     limits: config::Limits,
+    trusted_proxies: config::Networks,
     workers: usize,
     own: OwnListeners,
     /// The same on all workers: a request that comes back may reach another one.
@@ -77,6 +77,7 @@ impl Settings {
             retry_budget: config.gateway.retry_budget,
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
+            trusted_proxies: config.gateway.trusted_proxies.clone(),
             workers,
             own,
             via: Arc::new(Via::new()),
@@ -120,8 +121,8 @@ impl Worker {
 /// The stack for the requests of one connection.
 pub fn stack(
     worker: &Rc<Worker>,
-    client: IpAddr,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static {
+    client: Client,
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + use<> {
     ServiceBuilder::new()
         // Outermost, so that every answer is counted and timed, the gateway's own refusals too.
         .layer_fn(|inner| instrument::Instrument::new(inner, worker.counts.clone()))
@@ -130,7 +131,7 @@ pub fn stack(
         // More requests than the gateway may have under way are refused at once; nothing queues.
         .layer_fn(|inner| limit::InFlight::new(inner, worker.clone()))
         // What an intermediary must refuse, remove and add, both ways, before anybody else looks at it.
-        .layer_fn(|inner| headers::Headers::new(inner, Client::new(client), worker.clone()))
+        .layer_fn(|inner| headers::Headers::new(inner, client, worker.clone()))
         // A 101 makes a tunnel of what was an exchange.
         .layer_fn(|inner| upgrade::Upgrade::new(inner, worker.clone()))
         // A dataserver that could not take or answer the request: another one can.

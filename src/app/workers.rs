@@ -14,7 +14,9 @@ use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::proxy::Client;
 use crate::registry::Registry;
+use crate::tls::Identity;
 use crate::{proxy, server};
 
 /// Connections to `gateway.admin_listen` at once.
@@ -28,6 +30,7 @@ pub(super) struct Shared {
     pub(super) admin: Admin,
     pub(super) settings: proxy::Settings,
     pub(super) config: Config,
+    pub(super) tls: Option<Identity>,
     /// The runtime that answers the admin paths.
     pub(super) control: Handle,
 }
@@ -136,6 +139,8 @@ impl Shared {
             limits: config.limits.clone(),
             connections,
             counts: self.metrics.worker(index),
+            proxy_protocol: config.gateway.proxy_protocol,
+            tls: self.tls.clone(),
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
@@ -144,16 +149,14 @@ impl Shared {
                 Instant::now() + config.timeouts.drain
             };
             let stop = stop.clone();
+            let (proxy, admin) = (worker.clone(), self.admin_service());
             let serve = async {
                 if config.gateway.admin_listen.is_some() {
-                    return server::serve(listener, |client| proxy::stack(&worker, client), settings, stop)
-                        .await;
+                    let service = move |client| proxy::stack(&proxy, client);
+                    return server::serve(listener, service, settings, stop).await;
                 }
-                let switch = |client| {
-                    let admin = AdminOnly::new(self.admin.clone(), client, self.control.clone());
-                    Switch::new(proxy::stack(&worker, client), admin)
-                };
-                server::serve(listener, switch, settings, stop).await
+                let service = move |client| Switch::new(proxy::stack(&proxy, client), admin(client));
+                server::serve(listener, service, settings, stop).await
             };
             let serve_and_tunnels = async {
                 let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
@@ -174,12 +177,18 @@ impl Shared {
             // Of its own: users must not be able to shut operators out.
             connections: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
             counts: None,
+            proxy_protocol: false,
+            tls: None,
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
-            let service = |client| AdminOnly::new(self.admin.clone(), client, self.control.clone());
-            Ok(server::serve(listener, service, settings, stop).await)
+            Ok(server::serve(listener, self.admin_service(), settings, stop).await)
         })
+    }
+
+    fn admin_service(&self) -> impl Fn(Client) -> AdminOnly + use<> {
+        let (admin, control) = (self.admin.clone(), self.control.clone());
+        move |client| AdminOnly::new(admin.clone(), client.ip, control.clone())
     }
 }
 

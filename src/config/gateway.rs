@@ -1,17 +1,22 @@
 //! Section `gateway`: where requests come in, and how they are spread.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
-use ipnet::IpNet;
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
+use super::{Networks, Tls};
 
 /// Where requests come in, and how they are spread.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gateway {
     /// Where users' requests come in. Default `0.0.0.0:9000`.
     pub listen: SocketAddr,
+    /// What encrypts the connections to `listen`. Default none.
+    pub tls: Option<Tls>,
+    /// Whether every connection to `listen` begins with a PROXY protocol header, version 1 or 2, that says who the
+    /// client is. Default false.
+    pub proxy_protocol: bool,
     /// Threads that carry requests; 0 is one per core. Default 0, at most 1024.
     pub workers: usize,
     /// How a dataserver is chosen. Default random.
@@ -21,18 +26,23 @@ pub struct Gateway {
     /// Where the admin paths are served instead of on `listen`. Default none.
     pub admin_listen: Option<SocketAddr>,
     /// Which clients may read the admin paths. Default loopback and private networks.
-    pub admin_allow: AdminAllow,
+    pub admin_allow: Networks,
+    /// Proxies in front whose word on where a request comes from is passed on. Default none.
+    pub trusted_proxies: Networks,
 }
 
 impl Gateway {
     pub(super) fn read(mut section: Reader<'_>) -> Self {
         let gateway = Self {
             listen: section.value("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000))),
+            tls: Tls::read(section.section("tls")),
+            proxy_protocol: section.value("proxy_protocol", false),
             workers: section.within("workers", 0, 0, 1024),
             balance: section.value("balance", Balance::Random),
             retry_budget: RetryBudget::read(section.section("retry_budget")),
             admin_listen: section.optional("admin_listen"),
-            admin_allow: section.list("admin_allow").map_or_else(AdminAllow::default, AdminAllow),
+            admin_allow: Networks::read(&mut section, "admin_allow", Networks::loopback_and_private()),
+            trusted_proxies: Networks::read(&mut section, "trusted_proxies", Networks::default()),
         };
         section.finish();
         gateway
@@ -78,56 +88,5 @@ impl RetryBudget {
         };
         section.finish();
         budget
-    }
-}
-
-/// The client networks that may read the admin paths.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdminAllow(Vec<Network>);
-
-#[derive(Debug, Clone, PartialEq)]
-enum Network {
-    Loopback,
-    Private,
-    Cidr(IpNet),
-}
-
-impl AdminAllow {
-    /// Whether a client at this address may read the admin paths.
-    pub fn allows(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.0.iter().any(|network| match network {
-            Network::Loopback => client.is_loopback(),
-            Network::Private => is_private(client),
-            Network::Cidr(net) => net.contains(&client),
-        })
-    }
-}
-
-impl Default for AdminAllow {
-    fn default() -> Self {
-        Self(vec![Network::Loopback, Network::Private])
-    }
-}
-
-/// RFC 1918, RFC 4193, and link-local.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
-
-impl FromYaml for Network {
-    const EXPECTED: &'static str = "loopback, private, an IP address or a network such as 10.0.0.0/8";
-
-    fn from_yaml(value: &Value) -> Option<Self> {
-        match value.as_str()? {
-            "loopback" => Some(Self::Loopback),
-            "private" => Some(Self::Private),
-            text => {
-                text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(Self::Cidr)
-            }
-        }
     }
 }

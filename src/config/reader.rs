@@ -173,6 +173,14 @@ impl FromYaml for String {
     }
 }
 
+impl FromYaml for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn from_yaml(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
 impl FromYaml for usize {
     const EXPECTED: &'static str = "a whole number";
 

@@ -94,7 +94,7 @@ gateway:
   workers: -1
   balance: least
   admin_allow: [loopback, 10.0.0.0/33]
-  tls: {}
+  tsl: {}
 registry: {ttl: 10, sweep_interval: 0s}
 nsq: {embedded: maybe, channel: 'a/b', embedded_listen: {tcp: 1}}
 timeouts: 5
@@ -113,7 +113,7 @@ limits: {headers: many}
             "gateway.workers: -1 is not a whole number",
             "gateway.balance: \"least\" is not random or p2c",
             "gateway.admin_allow[1]: \"10.0.0.0/33\" is not loopback, private, an IP address or a network such as 10.0.0.0/8",
-            "gateway.tls: is not a known key",
+            "gateway.tsl: is not a known key",
             "registry.ttl: 10 is not a duration such as 10s or 500ms",
             "registry.sweep_interval: 0s is not between 10ms and 10m",
             "nsq.channel: \"a/b\" is not a channel name (1 to 64 of letters, digits, . _ -, and an optional #ephemeral)",
@@ -144,15 +144,35 @@ fn keys_that_contradict_each_other_are_faults() {
 }
 
 #[test]
-fn admin_allow_knows_networks() {
+fn networks_are_names_addresses_and_cidrs() {
     let allow = |yaml: &str, ip: &str| {
         let config: Config = format!("gateway: {{admin_allow: {yaml}}}").parse().unwrap();
-        config.gateway.admin_allow.allows(ip.parse().unwrap())
+        config.gateway.admin_allow.contains(ip.parse().unwrap())
     };
     assert!(allow("null", "127.0.0.1") && allow("null", "::1") && allow("null", "::ffff:10.1.2.3"));
     assert!(!allow("null", "8.8.8.8"));
     assert!(allow("[8.8.8.0/24]", "8.8.8.8") && !allow("[8.8.8.0/24]", "127.0.0.1"));
     assert!(allow("8.8.8.8", "8.8.8.8") && !allow("[]", "127.0.0.1"));
+    let trusted = |yaml: &str| {
+        let config: Config = yaml.parse().unwrap();
+        config.gateway.trusted_proxies.contains("10.1.2.3".parse().unwrap())
+    };
+    assert!(!trusted("") && trusted("gateway: {trusted_proxies: private}"));
+    assert_eq!(faults("gateway: {trusted_proxies: [loopback, all]}").len(), 1);
+}
+
+#[test]
+fn tls_is_a_certificate_and_its_key() {
+    let config: Config = "gateway: {tls: {cert: a.pem, key: b.pem, check_interval: 1s}}".parse().unwrap();
+    let tls = config.gateway.tls.unwrap();
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("a.pem"), Some("b.pem")));
+    assert_eq!(tls.check_interval.as_secs(), 1);
+    assert!("gateway: {tls: {}}".parse::<Config>().unwrap().gateway.tls.is_none());
+    assert_eq!(
+        faults("gateway: {tls: {key: b.pem}}"),
+        ["gateway.tls.cert: is missing: a certificate and its key go together"]
+    );
+    assert_eq!(faults("gateway: {tls: {cert: 1, check_interval: 1ms, x: 1}}").len(), 3);
 }
 
 #[test]
@@ -184,7 +204,8 @@ proptest! {
     #[test]
     fn any_value_is_taken_or_a_fault_of_its_key(
         key in prop::sample::select(vec!["gateway.listen", "registry.ttl", "nsq.channel", "limits.headers",
-                                         "common.nsqd", "common.nsqlookupd", "timeouts.drain", "gateway.admin_allow"]),
+                                         "common.nsqd", "common.nsqlookupd", "timeouts.drain", "gateway.admin_allow",
+                                         "gateway.trusted_proxies", "gateway.proxy_protocol", "gateway.tls"]),
         value in "[ -~]{0,30}",
     ) {
         let (section, leaf) = key.split_once('.').unwrap();

@@ -10,7 +10,8 @@ pub struct Timeouts {
     /// A connection to a dataserver; then another one is tried. Default 1s.
     pub connect: Duration,
     /// From when the gateway waits for a request to when its head is complete; it is thus also how long
-    /// a client's connection may be idle. Default 30s.
+    /// a client's connection may be idle. The first one includes the PROXY protocol header and the TLS handshake.
+    /// Default 30s.
     pub request_head: Duration,
     /// From when a request was sent to when the head of its answer is complete. Default 30s.
     pub response_head: Duration,

@@ -39,6 +39,7 @@ pub struct Worker {
     durations: [Bucket; BUCKETS.len() + 1],
     retries: [AtomicU64; Retry::ALL.len()],
     connections: [AtomicU64; Protocol::ALL.len()],
+    refused: [AtomicU64; Refused::ALL.len()],
 }
 
 /// What fell into a bucket: with the sum, the exporter's histogram gets the exact mean.
@@ -83,7 +84,7 @@ impl Retry {
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2, with prior knowledge or by ALPN.
     Http2,
 }
 
@@ -98,6 +99,28 @@ impl Protocol {
     }
 }
 
+/// Why a connection ended before any HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Refused {
+    /// It did not begin with a PROXY protocol header though it has to.
+    ProxyProtocol,
+    /// The TLS handshake failed.
+    Tls,
+}
+
+impl Refused {
+    pub(super) const ALL: [Self; 2] = [Self::ProxyProtocol, Self::Tls];
+
+    /// As it stands in the metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ProxyProtocol => "proxy_protocol",
+            Self::Tls => "tls",
+        }
+    }
+}
+
 impl Default for Worker {
     fn default() -> Self {
         Self {
@@ -106,6 +129,7 @@ impl Default for Worker {
             durations: Default::default(),
             retries: Default::default(),
             connections: Default::default(),
+            refused: Default::default(),
         }
     }
 }
@@ -139,7 +163,7 @@ impl Worker {
     }
 
     /// Something that is no request was refused with this status.
-    pub fn refused(&self, status: u16) {
+    pub fn refused_head(&self, status: u16) {
         let code = usize::from(status).saturating_sub(100).min(CODES - 1);
         if let Some(count) = self.requests.get((METHODS.len() - 1) * CODES + code) {
             add(count, 1);
@@ -167,6 +191,13 @@ impl Worker {
         }
     }
 
+    /// A connection ended before any HTTP.
+    pub fn refused(&self, reason: Refused) {
+        if let Some(count) = self.refused.get(reason as usize) {
+            add(count, 1);
+        }
+    }
+
     /// Requests under way on this worker.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
@@ -178,6 +209,10 @@ impl Worker {
 
     pub(super) fn connections(&self, protocol: Protocol) -> u64 {
         self.connections.get(protocol as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn connections_refused(&self, reason: Refused) -> u64 {
+        self.refused.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// Hands what was measured since the last time to `record`, as a mean in seconds and a count for each bucket.

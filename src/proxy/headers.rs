@@ -1,6 +1,7 @@
 //! What an intermediary must refuse, remove and add (RFC 9110 §7.6, RFC 9112 §3 and §6), both ways.
 
 mod fields;
+mod origin;
 mod request;
 mod response;
 mod via;
@@ -11,7 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -22,33 +23,29 @@ use super::incoming::Incoming;
 
 pub(super) use via::Via;
 
-/// Who sends the requests of a connection.
-#[derive(Clone)]
-pub struct Client {
-    forwarded_for: HeaderValue,
-}
+use origin::Origin;
 
-impl Client {
-    /// The client at this address.
-    pub fn new(ip: IpAddr) -> Self {
-        let ip = ip.to_canonical().to_string();
-        // An IP address is always a field value; "unknown" is RFC 7239's word for one that is not.
-        let forwarded_for = HeaderValue::try_from(ip).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { forwarded_for }
-    }
+/// Who sends the requests of a connection, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    /// The address of the other end, or what a PROXY protocol header says it is.
+    pub ip: IpAddr,
+    /// Whether this gateway ends a TLS connection.
+    pub over_tls: bool,
 }
 
 /// Checks and rewrites heads.
 #[derive(Clone)]
 pub(super) struct Headers<S> {
     inner: S,
-    client: Rc<Client>,
+    origin: Rc<Origin>,
     worker: Rc<Worker>,
 }
 
 impl<S> Headers<S> {
     pub(super) fn new(inner: S, client: Client, worker: Rc<Worker>) -> Self {
-        Self { inner, client: Rc::new(client), worker }
+        let origin = Rc::new(Origin::new(client, &worker.settings.trusted_proxies));
+        Self { inner, origin, worker }
     }
 }
 
@@ -71,7 +68,7 @@ where
         if head.headers.len() > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);
         }
-        if let Err(error) = request::rewrite(&mut head, &body, &self.client, &settings.via) {
+        if let Err(error) = request::rewrite(&mut head, &body, &self.origin, &settings.via) {
             return Checked::refused(error);
         }
         let request = Request::from_parts(head, RequestBody::new(body, settings.timeouts.idle_body));

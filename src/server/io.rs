@@ -1,5 +1,5 @@
-//! A user's socket: it tells HTTP/2 from HTTP/1 by the first bytes, and does not wait for ever for a
-//! reader that has stopped reading.
+//! A user's socket, which does not wait for ever for a reader that has stopped reading; and what reads from it, which
+//! tells HTTP/2 from HTTP/1 by the first bytes.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,6 +13,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
+use tokio_rustls::server::TlsStream;
 
 /// What an HTTP/2 client says first (RFC 9113 §3.4). It was chosen so that no HTTP/1 request begins like it.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,77 +21,83 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes that are read at once to see what is spoken. Most heads fit.
 const FIRST_READ: usize = 4096;
 
-/// A connection from a user.
-pub(super) struct Downstream {
+/// What HTTP is spoken on.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// The socket below it.
+    fn socket(&self) -> &Socket;
+
+    /// Whether the other side is to be told that this is the end, and not merely a cut.
+    const SAYS_GOODBYE: bool;
+}
+
+impl Stream for Socket {
+    fn socket(&self) -> &Socket {
+        self
+    }
+
+    const SAYS_GOODBYE: bool = false;
+}
+
+impl Stream for TlsStream<Socket> {
+    fn socket(&self) -> &Socket {
+        self.get_ref().0
+    }
+
+    const SAYS_GOODBYE: bool = true;
+}
+
+/// Closes at once, for a goodbye within `limit`.
+pub(super) async fn close<S: Stream>(mut stream: S, limit: Duration) {
+    // Without a goodbye the kernel does all there is to do.
+    if S::SAYS_GOODBYE {
+        let _ = timeout(limit, stream.shutdown()).await;
+    }
+}
+
+/// Closes after what the user still sends was read and dropped, for `limit` or `bytes`: closed before, the kernel
+/// would answer it with a reset, and the user might lose the answer that it has not read yet.
+pub(super) async fn linger(mut stream: impl Stream, limit: Duration, bytes: usize) {
+    let drop_the_rest = async {
+        stream.shutdown().await?;
+        let mut left = bytes;
+        while left > 0 {
+            match poll_fn(|cx| poll_read_some(&mut stream, cx, <[u8]>::len)).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout(limit, drop_the_rest).await;
+}
+
+fn poll_read_some<T>(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Poll<io::Result<T>> {
+    let mut bytes = [MaybeUninit::uninit(); FIRST_READ];
+    let mut buf = ReadBuf::uninit(&mut bytes);
+    ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+    Poll::Ready(Ok(take(buf.filled())))
+}
+
+/// A socket with a limit on how long a write waits.
+pub(super) struct Socket {
     stream: TcpStream,
-    /// The first bytes, which were read to see what is spoken and are yet to be read again.
-    seen: BytesMut,
     write_limit: Duration,
     /// Set while a write waits for the reader.
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Downstream {
+impl Socket {
     /// A write that waits longer than `write_limit` for its reader fails.
     pub(super) fn new(stream: TcpStream, write_limit: Duration) -> Self {
-        Self { stream, seen: BytesMut::new(), write_limit, write_timer: None }
+        Self { stream, write_limit, write_timer: None }
     }
 
-    /// Waits for as many bytes as it takes to tell. What else has come is read at once: most first requests
-    /// are in it.
-    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
-        loop {
-            poll_fn(|cx| self.poll_see(cx)).await?;
-            if self.seen.starts_with(PREFACE) {
-                return Ok(true);
-            }
-            if !PREFACE.starts_with(&self.seen) {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn poll_see(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut bytes = [MaybeUninit::uninit(); FIRST_READ];
-        let mut buf = ReadBuf::uninit(&mut bytes);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-        if buf.filled().is_empty() {
-            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-        }
-        self.seen.extend_from_slice(buf.filled());
-        Poll::Ready(Ok(()))
-    }
-
-    /// The first bytes, for whoever reads on from there.
-    pub(super) fn take_seen(&mut self) -> BytesMut {
-        std::mem::take(&mut self.seen)
-    }
-
-    /// Closes after what the user still sends was read and dropped, for `limit` or `bytes`: closed before, the kernel
-    /// would answer it with a reset, and the user might lose the answer that it has not read yet.
-    pub(super) async fn linger(mut self, limit: Duration, bytes: usize) {
-        let _ = timeout(limit, async {
-            self.shutdown().await?;
-            let mut left = bytes;
-            while left > 0 {
-                let read = poll_fn(|cx| {
-                    let mut bytes = [MaybeUninit::uninit(); FIRST_READ];
-                    let mut buf = ReadBuf::uninit(&mut bytes);
-                    ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-                    Poll::Ready(io::Result::Ok(buf.filled().len()))
-                });
-                match read.await? {
-                    0 => break,
-                    read => left = left.saturating_sub(read),
-                }
-            }
-            io::Result::Ok(())
-        })
-        .await;
-    }
-
-    /// Closes so that the user cannot take what it got for all there is.
-    pub(super) fn reset(self) {
+    /// The user must not take what it got for all there is.
+    pub(super) fn reset_when_closed(&self) {
         // A socket that does not linger is reset instead of closed.
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
@@ -109,7 +116,86 @@ impl Downstream {
     }
 }
 
-impl AsyncRead for Downstream {
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.poll_waited(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.poll_waited(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// HTTP from a user, on a socket or on what was encrypted on one.
+pub(super) struct Downstream<S> {
+    stream: S,
+    /// The first bytes, which were read to see what is spoken and are yet to be read again.
+    seen: BytesMut,
+}
+
+impl<S: AsyncRead + Unpin> Downstream<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, seen: BytesMut::new() }
+    }
+
+    /// Waits for as many bytes as it takes to tell. What else has come is read at once: most first requests
+    /// are in it.
+    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
+        loop {
+            let Self { stream, seen } = self;
+            let read = poll_fn(|cx| {
+                poll_read_some(stream, cx, |read| {
+                    seen.extend_from_slice(read);
+                    read.len()
+                })
+            });
+            if read.await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if self.seen.starts_with(PREFACE) {
+                return Ok(true);
+            }
+            if !PREFACE.starts_with(&self.seen) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// The stream, and the first bytes for whoever reads on from there.
+    pub(super) fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.seen)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Downstream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -128,10 +214,9 @@ impl AsyncRead for Downstream {
     }
 }
 
-impl AsyncWrite for Downstream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Downstream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.poll_waited(cx, written)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -139,8 +224,7 @@ impl AsyncWrite for Downstream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.poll_waited(cx, written)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::origin::is_about_origin;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -31,7 +33,8 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The fields that `Connection` names, but for those without which the message would mean something else.
+/// The fields that `Connection` names, but for those without which the message would mean something else: a user
+/// must not be able to take away what a trusted proxy says of him by naming it here.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
@@ -42,7 +45,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
             !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
         })
         .filter_map(|option| HeaderName::from_bytes(option).ok())
-        .filter(|name| name != header::HOST && name != header::CONTENT_LENGTH)
+        .filter(|name| name != header::HOST && name != header::CONTENT_LENGTH && !is_about_origin(name))
         .collect()
 }
 

@@ -2,24 +2,20 @@
 
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use http_body::Body as _;
 
-use super::Client;
 use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
+use super::origin::Origin;
 use super::via::Via;
 use crate::proxy::error::Error;
 use crate::proxy::incoming::Incoming;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Checks a request and makes it one for a dataserver.
 ///
 /// # Errors
 /// When it must not be forwarded.
-pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &Via) -> Result<(), Error> {
+pub(super) fn rewrite(head: &mut Parts, body: &Incoming, origin: &Origin, via: &Via) -> Result<(), Error> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Error::MethodNotAllowed);
     }
@@ -41,18 +37,8 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &
     if body.size_hint().exact().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    // Ours go in after the others' went out: what a client says of itself under these names is no evidence.
-    headers.remove(header::FORWARDED);
-    headers.insert(X_FORWARDED_FOR, client.forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    match host {
-        Some(host) => {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
-        None => {
-            headers.remove(X_FORWARDED_HOST);
-        }
-    }
+    // Ours go in after the others' went out: no `Connection` field can name them.
+    origin.tell(headers, host);
     via.add(headers, head.version);
     head.version = Version::HTTP_11;
     Ok(())

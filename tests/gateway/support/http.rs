@@ -1,6 +1,6 @@
 //! HTTP/1.1 by hand: the tests must see what is really on the wire.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -48,6 +48,14 @@ pub fn connect(to: SocketAddr) -> TcpStream {
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
+}
+
+/// Whether a connection ends without another byte. One that stays open does not.
+pub fn ends(stream: &mut impl Read) -> bool {
+    match stream.read(&mut [0; 1]) {
+        Ok(read) => read == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
 }
 
 /// `METHOD path`, fields of its own, and a body.

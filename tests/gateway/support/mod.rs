@@ -5,6 +5,7 @@ mod broker;
 mod http;
 mod process;
 mod stub;
+pub mod tls;
 pub mod tools;
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT};
 pub use broker::{Broker, Cluster};
-pub use http::{Reply, exchange, get, post, read_reply, request};
+pub use http::{Reply, connect, ends, exchange, get, post, read_reply, request};
 pub use process::Process;
 pub use stub::{Exchange, Stub};
 

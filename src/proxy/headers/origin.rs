@@ -1,0 +1,174 @@
+//! Saying where a request came from: `X-Forwarded-For`, `-Proto`, `-Host`, and `Forwarded` (RFC 7239).
+//!
+//! What a client says under these names is no evidence, so it is replaced. A trusted proxy in front knows more than
+//! this gateway, so what it says stays, and the gateway adds only what it saw itself.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::Client;
+use crate::config::Networks;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Whether a field says where a request came from.
+pub(super) fn is_about_origin(name: &HeaderName) -> bool {
+    name == X_FORWARDED_FOR
+        || name == X_FORWARDED_PROTO
+        || name == X_FORWARDED_HOST
+        || name == header::FORWARDED
+}
+
+/// What is said of all requests of one connection.
+pub(super) struct Origin {
+    ip: IpAddr,
+    /// The same as a field value.
+    address: HeaderValue,
+    proto: &'static str,
+    trusted: bool,
+}
+
+impl Origin {
+    pub(super) fn new(client: Client, trusted_proxies: &Networks) -> Self {
+        let ip = client.ip.to_canonical();
+        // An IP address is always a field value; "unknown" is RFC 7239's word for one that is not.
+        let address = HeaderValue::try_from(ip.to_string());
+        Self {
+            ip,
+            address: address.unwrap_or(HeaderValue::from_static("unknown")),
+            proto: if client.over_tls { "https" } else { "http" },
+            trusted: trusted_proxies.contains(ip),
+        }
+    }
+
+    /// Says it of a request for this host.
+    pub(super) fn tell(&self, headers: &mut HeaderMap, host: Option<HeaderValue>) {
+        if self.trusted {
+            return self.add(headers, host);
+        }
+        headers.remove(header::FORWARDED);
+        headers.insert(X_FORWARDED_FOR, self.address.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
+        match host {
+            Some(host) => {
+                headers.insert(X_FORWARDED_HOST, host);
+            }
+            None => {
+                headers.remove(X_FORWARDED_HOST);
+            }
+        }
+    }
+
+    /// Says it of a request from a trusted proxy, after what that says.
+    fn add(&self, headers: &mut HeaderMap, host: Option<HeaderValue>) {
+        // A chain that begins in the middle would name the proxy as the client.
+        if headers.contains_key(header::FORWARDED) {
+            extend(headers, header::FORWARDED, &self.forwarded(host.as_ref()));
+        }
+        extend(headers, X_FORWARDED_FOR, self.address.as_bytes());
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(self.proto));
+        if let Some(host) = host {
+            headers.entry(X_FORWARDED_HOST).or_insert(host);
+        }
+    }
+
+    /// This gateway's element of `Forwarded` (RFC 7239 §4). A host that went through the checks has nothing in it
+    /// that would end a quoted string.
+    fn forwarded(&self, host: Option<&HeaderValue>) -> Vec<u8> {
+        let mut element = match self.ip {
+            IpAddr::V4(ip) => format!("for={ip};"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";"),
+        }
+        .into_bytes();
+        if let Some(host) = host {
+            element.extend_from_slice(b"host=\"");
+            element.extend_from_slice(host.as_bytes());
+            element.extend_from_slice(b"\";");
+        }
+        element.extend_from_slice(b"proto=");
+        element.extend_from_slice(self.proto.as_bytes());
+        element
+    }
+}
+
+/// Adds a member to a list, whose lines become one (RFC 9110 §5.3): many a dataserver reads only the first.
+fn extend(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
+    let lines = headers.get_all(&name).iter().map(|line| line.as_bytes().trim_ascii());
+    let mut members: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    members.push(member);
+    // Values that are fine one by one are fine joined.
+    if let Ok(joined) = HeaderValue::from_bytes(&members.join(&b", "[..])) {
+        headers.insert(name, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(ip: &str, over_tls: bool, trusted: &str, fields: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let config: crate::config::Config =
+            format!("gateway: {{trusted_proxies: [{trusted}]}}").parse().unwrap();
+        let client = Client { ip: ip.parse().unwrap(), over_tls };
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let host = Some(HeaderValue::from_static("a:81"));
+        Origin::new(client, &config.gateway.trusted_proxies).tell(&mut headers, host);
+        headers
+    }
+
+    fn all<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn http_24_what_a_stranger_says_is_replaced() {
+        let said = [
+            (X_FORWARDED_FOR, "6.6.6.6"),
+            (X_FORWARDED_PROTO, "https"),
+            (X_FORWARDED_HOST, "evil"),
+            (header::FORWARDED, "for=6.6.6.6"),
+        ];
+        let headers = told("::ffff:8.8.8.8", false, "private", &said);
+        assert_eq!(all(&headers, &X_FORWARDED_FOR), ["8.8.8.8"]);
+        assert_eq!(all(&headers, &X_FORWARDED_PROTO), ["http"]);
+        assert_eq!(all(&headers, &X_FORWARDED_HOST), ["a:81"]);
+        assert!(all(&headers, &header::FORWARDED).is_empty());
+    }
+
+    #[test]
+    fn http_24_what_a_trusted_proxy_says_stays_and_ours_comes_last() {
+        let said = [
+            (X_FORWARDED_FOR, "6.6.6.6 "),
+            (X_FORWARDED_FOR, ""),
+            (X_FORWARDED_FOR, "7.7.7.7, 8.8.8.8"),
+            (X_FORWARDED_PROTO, "ftp"),
+            (X_FORWARDED_HOST, "b"),
+            (header::FORWARDED, "for=6.6.6.6"),
+            (header::FORWARDED, "for=_x"),
+        ];
+        let headers = told("10.0.0.1", true, "private", &said);
+        assert_eq!(all(&headers, &X_FORWARDED_FOR), ["6.6.6.6, 7.7.7.7, 8.8.8.8, 10.0.0.1"]);
+        assert_eq!(all(&headers, &X_FORWARDED_PROTO), ["ftp"]);
+        assert_eq!(all(&headers, &X_FORWARDED_HOST), ["b"]);
+        let forwarded = "for=6.6.6.6, for=_x, for=10.0.0.1;host=\"a:81\";proto=https";
+        assert_eq!(all(&headers, &header::FORWARDED), [forwarded]);
+    }
+
+    #[test]
+    fn http_24_what_a_trusted_proxy_does_not_say_is_said_here() {
+        let headers = told("fd00::1", true, "private", &[]);
+        assert_eq!(all(&headers, &X_FORWARDED_FOR), ["fd00::1"]);
+        assert_eq!(all(&headers, &X_FORWARDED_PROTO), ["https"]);
+        assert_eq!(all(&headers, &X_FORWARDED_HOST), ["a:81"]);
+        assert!(all(&headers, &header::FORWARDED).is_empty());
+        let headers = told("fd00::1", false, "private", &[(header::FORWARDED, "for=unknown")]);
+        let forwarded = "for=unknown, for=\"[fd00::1]\";host=\"a:81\";proto=http";
+        assert_eq!(all(&headers, &header::FORWARDED), [forwarded]);
+    }
+}

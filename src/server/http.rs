@@ -1,0 +1,223 @@
+//! One connection from a user: what comes before HTTP, which HTTP it is, and that to its end.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout_at};
+use tower::Service;
+
+use super::drain::Drain;
+use super::io::{Downstream, Socket, Stream, close, linger};
+use super::{Settings, proxy_protocol};
+use crate::http1::{self, Ending};
+use crate::metrics::{Protocol, Refused, Worker};
+use crate::proxy::{self, Body, Client, Incoming};
+
+/// Streams that an HTTP/2 client may have open on one connection at once.
+const MAX_STREAMS: u32 = 250;
+
+/// What the connections of a worker have in common.
+pub(super) struct Http {
+    settings: Settings,
+    http2: http2::Builder<LocalExecutor>,
+    scratch: Rc<http1::Scratch>,
+}
+
+impl Http {
+    pub(super) fn new(settings: Settings) -> Self {
+        let (timeouts, limits) = (&settings.timeouts, &settings.limits);
+        let mut http2 = http2::Builder::new(LocalExecutor);
+        http2
+            .timer(TokioTimer::new())
+            // A client that is gone without a word is found out by a ping that it does not answer.
+            .keep_alive_interval(timeouts.request_head)
+            .keep_alive_timeout(timeouts.request_head)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(MAX_STREAMS);
+        Self { settings, http2, scratch: Rc::default() }
+    }
+
+    /// One connection, from what comes before HTTP to its end.
+    pub(super) async fn connection<S>(
+        self: Rc<Self>,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        service_for: Rc<impl Fn(Client) -> S>,
+        drain: Drain,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let _ = stream.set_nodelay(true); // only a matter of delay
+        let timeouts = &self.settings.timeouts;
+        let deadline = Instant::now() + timeouts.request_head;
+        let mut client = Client { ip: peer.ip(), over_tls: false };
+        if self.settings.proxy_protocol {
+            let header = proxy_protocol::read(&mut stream);
+            let Some(source) = self.opening(Refused::ProxyProtocol, header, deadline, &drain).await else {
+                return;
+            };
+            client.ip = source.unwrap_or(client.ip);
+        }
+        let socket = Socket::new(stream, timeouts.idle_body);
+        match &self.settings.tls {
+            None => self.http(socket, service_for(client), deadline, &drain).await,
+            // In a box: a connection in the clear must not have the room for both.
+            Some(identity) => {
+                Box::pin(async {
+                    let handshake = identity.acceptor().accept(socket);
+                    if let Some(stream) = self.opening(Refused::Tls, handshake, deadline, &drain).await {
+                        let client = Client { over_tls: true, ..client };
+                        self.http(stream, service_for(client), deadline, &drain).await;
+                    }
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Waits for what comes before HTTP. With `None` the connection ends: that is not as it should be, which is
+    /// counted as `refused`, or the drain has begun and nothing was asked yet.
+    async fn opening<T>(
+        &self,
+        refused: Refused,
+        opening: impl Future<Output = std::io::Result<T>>,
+        deadline: Instant,
+        drain: &Drain,
+    ) -> Option<T> {
+        let opened = tokio::select! {
+            biased;
+            opened = timeout_at(deadline, opening) => opened,
+            () = drain.begun() => return None,
+        };
+        let error = match opened {
+            Ok(Ok(opened)) => return Some(opened),
+            Ok(Err(error)) => error,
+            Err(late) => late.into(),
+        };
+        tracing::debug!(%error, reason = refused.label(), "a connection was refused");
+        if let Some(counts) = &self.settings.counts {
+            counts.refused(refused);
+        }
+        None
+    }
+
+    /// HTTP on a connection, to its end.
+    async fn http<T, S>(&self, stream: T, service: S, deadline: Instant, drain: &Drain)
+    where
+        T: Stream,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let mut stream = Downstream::new(stream);
+        let sniffed = tokio::select! {
+            biased; // what was sent before the drain began is answered
+            sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
+            () = drain.begun() => return, // nothing was asked yet
+        };
+        let Ok(Ok(speaks_http2)) = sniffed else { return };
+        let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
+        let _open = self.settings.counts.clone().map(|counts| Open::new(counts, protocol));
+        if speaks_http2 {
+            self.http2(stream, service, drain).await;
+        } else {
+            self.http1(stream, service, deadline, drain).await;
+        }
+    }
+
+    async fn http1<T, S>(&self, stream: Downstream<T>, mut service: S, deadline: Instant, drain: &Drain)
+    where
+        T: Stream,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let (timeouts, limits) = (&self.settings.timeouts, &self.settings.limits);
+        let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
+        let head_time = http1::HeadTime { first: deadline, next: timeouts.request_head };
+        let call = move |request: Request<http1::Incoming>| {
+            let answer = service.call(request.map(Incoming::Http1));
+            async move {
+                let Ok(answer) = answer.await;
+                answer
+            }
+        };
+        let refuse = |refusal: http1::Refusal| {
+            tracing::debug!(%refusal, "refused what is no request");
+            if let Some(counts) = &self.settings.counts {
+                counts.refused_head(refusal.status().as_u16());
+            }
+            proxy::Error::from(refusal).response()
+        };
+        let (stream, seen) = stream.into_parts();
+        let connection =
+            http1::serve(stream, seen, (head_limits, head_time), self.scratch.clone(), call, refuse);
+        match drain.watch(connection, http1::Connection::graceful_shutdown).await {
+            Some((stream, Ending::Close)) => close(stream, timeouts.linger).await,
+            Some((stream, Ending::Linger)) => linger(stream, timeouts.linger, limits.linger_bytes).await,
+            Some((stream, Ending::Reset)) => stream.socket().reset_when_closed(),
+            None => {}
+        }
+    }
+
+    async fn http2<T, S>(&self, stream: Downstream<T>, service: S, drain: &Drain)
+    where
+        T: Stream,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        let service = Adapter(RefCell::new(service));
+        let connection = self.http2.serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = drain.watch(connection, http2::Connection::graceful_shutdown).await {
+            tracing::debug!(%error, "a user's connection ended with an error");
+        }
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Open {
+    counts: Arc<Worker>,
+    protocol: Protocol,
+}
+
+impl Open {
+    fn new(counts: Arc<Worker>, protocol: Protocol) -> Self {
+        counts.opened(protocol);
+        Self { counts, protocol }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counts.closed(self.protocol);
+    }
+}
+
+/// Makes a tower service one of hyper's. Our services are always ready, so that nothing has to be cloned.
+struct Adapter<S>(RefCell<S>);
+
+impl<S> hyper::service::Service<Request<hyper::body::Incoming>> for Adapter<S>
+where
+    S: Service<Request<Incoming>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<hyper::body::Incoming>) -> S::Future {
+        self.0.borrow_mut().call(request.map(Incoming::Http2))
+    }
+}
+
+/// Runs the tasks of an HTTP/2 connection on the worker that it belongs to.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        spawn_local(task);
+    }
+}

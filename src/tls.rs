@@ -1,0 +1,76 @@
+//! The certificate that users' connections are encrypted with, and a watch over its files.
+//!
+//! Versions, ciphers and key exchanges are rustls' own choice. Sessions are resumed with tickets, so that nothing is
+//! kept for a client that has gone.
+
+mod files;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+pub use files::{Fault, File};
+
+use files::{Files, Seen};
+
+/// What this gateway shows to prove who it is. A cheap handle.
+#[derive(Clone)]
+pub struct Identity {
+    current: Arc<ArcSwap<ServerConfig>>,
+    files: Arc<Files>,
+    /// What the files were like when they were read.
+    first: Seen,
+}
+
+impl Identity {
+    /// Reads both files.
+    ///
+    /// # Errors
+    /// Every fault that is found in them.
+    pub fn load(cert: PathBuf, key: PathBuf) -> Result<Self, Vec<Fault>> {
+        let files = Files { cert, key };
+        let (first, config) = files.read();
+        Ok(Self { current: Arc::new(ArcSwap::from(config?)), files: Arc::new(files), first })
+    }
+
+    /// Makes handshakes with the pair that was read last.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+
+    /// Looks at the files every `interval`, for as long as it is polled. What they hold is used from the next
+    /// handshake on; if it cannot be used, the last good pair stays. Each change is told to `changed`, with
+    /// whether it was good.
+    pub async fn watch(self, interval: Duration, changed: impl Fn(bool)) {
+        let mut seen = self.first;
+        loop {
+            tokio::time::sleep(interval).await;
+            let files = self.files.clone();
+            // A file system may take its time.
+            let look = tokio::task::spawn_blocking(move || files.look(seen));
+            let Ok(Some((now, config))) = look.await else { continue };
+            let is_news = !now.holds_the_same_as(seen);
+            seen = now;
+            if !is_news {
+                continue;
+            }
+            match config {
+                Ok(config) => {
+                    self.current.store(config);
+                    tracing::info!("the certificate was replaced; new connections get it");
+                    changed(true);
+                }
+                Err(faults) => {
+                    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                    let faults = faults.join("; ");
+                    tracing::warn!(faults, "the new certificate cannot be used; the last good one stays");
+                    changed(false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The two files: what they hold, what may be wrong with that, and whether they have changed.
+
+use std::fmt;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
+
+/// What is offered in a handshake, the better first (RFC 9113 §3.1, RFC 7301 §6).
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Longest file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Where the pair is.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// One of the two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum File {
+    /// The certificate, and those between it and a root that clients know.
+    Cert,
+    /// Its private key.
+    Key,
+}
+
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cert => "cert",
+            Self::Key => "key",
+        })
+    }
+}
+
+/// What is wrong with one of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {message}")]
+pub struct Fault {
+    /// In which.
+    pub file: File,
+    /// Such as `"a.pem" holds no certificate`. Says nothing of what a key file holds.
+    pub message: String,
+}
+
+/// What a pair was like at one look.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Seen {
+    stamps: [Stamp; 2],
+    /// Of what both held, or of why they could not be read: a key is not kept only to be compared.
+    hash: u64,
+}
+
+/// What changes when a file is written, renamed over, or a link on its path turns elsewhere. `None` is a file that
+/// is not there.
+type Stamp = Option<[i64; 6]>;
+
+/// A file's text, or why there is none.
+type Text = Result<Vec<u8>, String>;
+
+type Loaded = Result<Arc<ServerConfig>, Vec<Fault>>;
+
+impl Seen {
+    pub(super) fn holds_the_same_as(&self, other: Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Files {
+    pub(super) fn read(&self) -> (Seen, Loaded) {
+        // Before the text: what is written between the two is then seen at the next look.
+        let stamps = self.stamps();
+        let (cert, key) = (read(&self.cert), read(&self.key));
+        let mut hasher = DefaultHasher::new();
+        (&cert, &key).hash(&mut hasher);
+        (Seen { stamps, hash: hasher.finish() }, self.load(cert, key))
+    }
+
+    /// Reads them again if they are not as they were `before`.
+    pub(super) fn look(&self, before: Seen) -> Option<(Seen, Loaded)> {
+        (self.stamps() != before.stamps).then(|| self.read())
+    }
+
+    fn stamps(&self) -> [Stamp; 2] {
+        [&self.cert, &self.key].map(|path| {
+            let meta = fs::metadata(path).ok()?;
+            let (inode, size) = (meta.ino().cast_signed(), meta.size().cast_signed());
+            Some([inode, size, meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
+        })
+    }
+
+    /// Makes of both texts what a handshake needs.
+    fn load(&self, cert: Text, key: Text) -> Loaded {
+        let provider = Arc::new(ring::default_provider());
+        let cert = cert.and_then(|text| certificates(&text));
+        let key = key.and_then(|text| private_key(&text, &provider));
+        let pair = match (cert, key) {
+            (Ok(cert), Ok(key)) => CertifiedKey::new(cert, key),
+            (cert, key) => {
+                let cert = cert.err().map(|message| self.fault(File::Cert, message));
+                let key = key.err().map(|message| self.fault(File::Key, message));
+                return Err(cert.into_iter().chain(key).collect());
+            }
+        };
+        match pair.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(Error::InconsistentKeys(_)) => {
+                return Err(vec![self.fault(File::Key, "does not match the certificate")]);
+            }
+            Err(error) => return Err(vec![self.fault(File::Cert, format!("is not a certificate: {error}"))]),
+        }
+        config(pair, provider)
+            .map_err(|error| vec![self.fault(File::Cert, format!("cannot be used: {error}"))])
+    }
+
+    fn fault(&self, file: File, message: impl fmt::Display) -> Fault {
+        let path = match file {
+            File::Cert => &self.cert,
+            File::Key => &self.key,
+        };
+        Fault { file, message: format!("\"{}\" {message}", path.display()) }
+    }
+}
+
+fn read(path: &Path) -> Text {
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    // Looked at before it is opened, which for a pipe would wait for a writer.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is not a file".to_owned());
+    }
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {MAX_FILE} bytes"));
+    }
+    Ok(text)
+}
+
+/// The whole chain, the gateway's own certificate first.
+fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err("holds no certificate in PEM".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(_) => Err("is not PEM".to_owned()),
+    }
+}
+
+/// The parser's own errors would show what stands in the file.
+fn private_key(text: &[u8], provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, String> {
+    let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        PemError::NoItemsFound => "holds no private key in PEM, or only an encrypted one".to_owned(),
+        _ => "is not PEM".to_owned(),
+    })?;
+    provider.key_provider.load_private_key(key).map_err(|_| "is not a key of a known kind".to_owned())
+}
+
+fn config(pair: CertifiedKey, provider: Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    // The client keeps its session itself, sealed with a key that changes every few hours.
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
