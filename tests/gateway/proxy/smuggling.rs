@@ -1,0 +1,4 @@
+//! placeholder
+pub fn trials() -> Vec<libtest_mimic::Trial> {
+    Vec::new()
+}
