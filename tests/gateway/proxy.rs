@@ -46,6 +46,30 @@ pub fn trials() -> Vec<Trial> {
     rooms.into_iter().flatten().collect()
 }
 
+/// How many rows the table of what a proxy must do has.
+const ROWS: usize = 50;
+
+/// Rows whose tests come with what they are about: trailers, and gRPC.
+const NOT_YET: [usize; 2] = [15, 42];
+
+/// A test of the others' names: every row has at least one.
+pub fn rows_trials(others: &[Trial]) -> Vec<Trial> {
+    let row = |trial: &Trial| {
+        let (_, name) = trial.name().rsplit_once("::")?;
+        let (number, _) = name.strip_prefix("http_")?.split_once('_')?;
+        number.parse::<usize>().ok()
+    };
+    let tested: Vec<_> = others.iter().filter_map(row).collect();
+    let every_row_has_a_test = move || {
+        let missing: Vec<_> =
+            (1..=ROWS).filter(|row| !tested.contains(row) && !NOT_YET.contains(row)).collect();
+        assert!(missing.is_empty(), "no test begins with http_ and one of {missing:?}");
+        assert!(tested.iter().all(|row| (1..=ROWS).contains(row)), "a row that is none in {tested:?}");
+    };
+    let path = concat!(module_path!(), "::every_row_has_a_test");
+    vec![crate::support::trial(path, every_row_has_a_test)]
+}
+
 /// A gateway that knows these dataservers.
 #[track_caller]
 fn gateway_and(config: &str, stubs: &[&Stub]) -> Apiserver {

@@ -9,7 +9,9 @@ use libtest_mimic::Trial;
 
 use super::{assert_problem, begin, errors, gateway_and};
 use crate::support::frames::{Ended, Frames, GET};
-use crate::support::{Stub, eventually, get, pause, post, read_head, read_reply, request, trials};
+use crate::support::{
+    Apiserver, Reply, Stub, eventually, exchange, get, pause, post, read_head, read_reply, request, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -25,7 +27,9 @@ pub fn trials() -> Vec<Trial> {
         http_35_an_http10_user_sees_a_reset_and_no_end,
         http_35_an_http2_user_sees_a_reset_of_the_stream,
         http_36_what_follows_an_answer_is_dropped_with_its_connection,
+        http_36_a_body_that_cannot_be_is_dropped_with_its_connection,
         http_37_an_early_answer_reaches_a_user_who_still_sends,
+        http_37_a_dataserver_that_closes_on_an_upload_is_an_answer_too,
         http_37_a_user_who_never_stops_is_cut,
         http_37_an_answer_before_the_end_of_an_upload_leaves_nothing_behind,
     ]
@@ -256,34 +260,58 @@ fn http_36_what_follows_an_answer_is_dropped_with_its_connection() {
     }
 }
 
-/// A dataserver that has seen enough after the head, and closes with the rest unread.
-fn refusing_uploads() -> Stub {
-    Stub::raw(|stream| {
-        let _ = read_head(&mut BufReader::with_capacity(64, &stream));
+/// A dataserver that sends a body where there can be none: what follows is not the next user's answer.
+fn http_36_a_body_that_cannot_be_is_dropped_with_its_connection() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    for status in ["200 OK", "304 Not Modified", "204 No Content"] {
+        let stub = Stub::answering(move |exchange| {
+            if exchange.first.starts_with("GET /fine") {
+                return b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine".to_vec();
+            }
+            format!("HTTP/1.1 {status}\r\netag: x\r\n\r\n{ANSWER}").into_bytes()
+        });
+        let gateway = gateway_and("gateway: {workers: 1}\n", &[&stub]);
+        for _ in 0..20 {
+            let method = if status == "200 OK" { "HEAD" } else { "GET" };
+            let odd = request(&format!("{method} /odd"), &[("connection", "close")], b"");
+            let odd = exchange(gateway.listen, &odd);
+            assert_eq!((odd.status, odd.body.len()), (status[..3].parse().unwrap(), 0));
+            assert_eq!(get(gateway.listen, "/fine").text(), "fine");
+        }
+    }
+}
+
+/// A dataserver that has seen enough after the head. It closes at once, with the rest unread, or when the gateway does.
+fn refusing_uploads(waits: bool) -> Stub {
+    Stub::raw(move |stream| {
+        let mut reader = BufReader::with_capacity(64, &stream);
+        let _ = read_head(&mut reader);
         let _ = (&stream)
             .write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\nconnection: close\r\n\r\ntoo large");
+        if waits {
+            let _ = std::io::copy(&mut reader, &mut std::io::sink());
+        }
     })
+}
+
+/// Begins an upload of 100 MB and reads the answer when a part of it was sent, or can no longer be sent.
+fn upload_begun(gateway: &Apiserver, size: usize) -> Reply {
+    let stream = begin(gateway.listen, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n");
+    let mut sent = 0;
+    while sent < size && (&stream).write_all(&[b'x'; 10_000]).is_ok() {
+        sent += 10_000;
+    }
+    let reply = read_reply(&mut BufReader::new(&stream), false);
+    reply.unwrap_or_else(|| panic!("no answer to an upload of which {sent} bytes were sent"))
 }
 
 /// What was sent before the answer was seen must not make the kernel drop the answer: the user writes up to 1 MiB
 /// before it reads.
 fn http_37_an_early_answer_reaches_a_user_who_still_sends() {
-    let stub = refusing_uploads();
+    let stub = refusing_uploads(true);
     let gateway = gateway_and("", &[&stub]);
     for n in 0..100 {
-        let size = [10_000, 100_000, 1_000_000][n % 3];
-        let stream = begin(
-            gateway.listen,
-            format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 100_000_000).as_bytes(),
-        );
-        let mut sent = 0;
-        let piece = [b'x'; 10_000];
-        while sent < size && (&stream).write_all(&piece).is_ok() {
-            sent += piece.len();
-        }
-        let reply = read_reply(&mut BufReader::new(&stream), false);
-        let reply =
-            reply.unwrap_or_else(|| panic!("no answer to upload {n}, of which {sent} bytes were sent"));
+        let reply = upload_begun(&gateway, [10_000, 100_000, 1_000_000][n % 3]);
         assert_eq!(
             (reply.status, reply.text().as_str(), reply.complete),
             (413, "too large", true),
@@ -292,9 +320,19 @@ fn http_37_an_early_answer_reaches_a_user_who_still_sends() {
     }
 }
 
+/// A dataserver that closes on what it has not read may lose its own answer; the user gets one all the same.
+fn http_37_a_dataserver_that_closes_on_an_upload_is_an_answer_too() {
+    let stub = refusing_uploads(false);
+    let gateway = gateway_and("", &[&stub]);
+    for n in 0..100 {
+        let reply = upload_begun(&gateway, [10_000, 100_000, 1_000_000][n % 3]);
+        assert!(reply.complete && [413, 502].contains(&reply.status), "upload {n}: {reply:?}");
+    }
+}
+
 /// The rest that is read and dropped has a bound.
 fn http_37_a_user_who_never_stops_is_cut() {
-    let stub = refusing_uploads();
+    let stub = refusing_uploads(true);
     let gateway = gateway_and("", &[&stub]);
     let stream = begin(gateway.listen, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000000\r\n\r\n");
     stream.set_write_timeout(Some(Duration::from_secs(15))).unwrap();

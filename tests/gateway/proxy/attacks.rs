@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const CONFIG: &str = "gateway: {workers: 1}\ntimeouts: {idle_body: 1s, request_head: 5s}\n";
+const CONFIG: &str = "gateway: {workers: 1}\ntimeouts: {idle_body: 1s}\n";
 
 /// What an attack may take of memory, far above what connections need and far below what would hurt.
 const MAY_GROW_BY_KIB: u64 = 100 * 1024;

@@ -46,6 +46,8 @@ pub enum Ended {
     Reset(u32),
     GoneAway(u32),
     Closed,
+    /// Nothing came for as long as a read may take.
+    Silent,
 }
 
 /// A connection to the gateway.
@@ -75,19 +77,28 @@ impl Frames {
 
     /// The next frame; `None` when the connection has ended or nothing comes.
     pub fn read(&mut self) -> Option<Frame> {
+        self.try_read().ok()
+    }
+
+    fn try_read(&mut self) -> std::io::Result<Frame> {
         let mut head = [0; 9];
-        self.stream.read_exact(&mut head).ok()?;
+        self.stream.read_exact(&mut head)?;
         let [a, b, c, kind, flags, stream @ ..] = head;
         let stream = u32::from_be_bytes(stream[..4].try_into().unwrap()) & 0x7fff_ffff;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.stream.read_exact(&mut payload).ok()?;
-        Some(Frame { kind, flags, stream, payload })
+        self.stream.read_exact(&mut payload)?;
+        Ok(Frame { kind, flags, stream, payload })
     }
 
-    /// Reads until the end of a stream.
+    /// Reads until the end of a stream, and says meanwhile what a client that is alive has to.
     pub fn end_of(&mut self, stream: u32) -> Ended {
         let mut answered = None;
-        while let Some(frame) = self.read() {
+        loop {
+            let frame = match self.try_read() {
+                Ok(frame) => frame,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ended::Silent,
+                Err(_) => return Ended::Closed,
+            };
             let code = |at: usize| u32::from_be_bytes(frame.payload[at..at + 4].try_into().unwrap());
             match frame.kind {
                 kind::GOAWAY if code(4) != 0 => return Ended::GoneAway(code(4)),
@@ -98,6 +109,9 @@ impl Frames {
                 kind::SETTINGS if frame.flags == 0 => {
                     self.send(kind::SETTINGS, 1, 0, b"");
                 }
+                kind::PING if frame.flags == 0 => {
+                    self.send(kind::PING, 1, 0, &frame.payload);
+                }
                 _ => {}
             }
             let ends =
@@ -106,7 +120,6 @@ impl Frames {
                 return Ended::Answered(answered);
             }
         }
-        Ended::Closed
     }
 
     /// Whether the gateway ends the connection within a time, with a GOAWAY before that or without.
