@@ -8,6 +8,7 @@ use crate::support::{Stub, exchange, get, request, trials};
 pub fn trials() -> Vec<Trial> {
     trials![
         http_01_a_missing_repeated_or_malformed_host_is_400,
+        http_01_and_framing_count_for_the_admin_paths_too,
         http_02_the_authority_of_an_absolute_target_wins,
         http_03_the_asterisk_is_for_options,
         http_04_connect_and_trace_are_405,
@@ -189,4 +190,15 @@ fn http_07_another_version_is_400_or_505() {
         strict.refuses_and_closes(format!("GET / {version}\r\nHost: a\r\n\r\n").as_bytes(), &[400, 505]);
     }
     strict.refuses_and_closes(b"GET /\r\n\r\n", &[400, 505]);
+}
+
+/// What the gateway answers itself shares its connections with what it forwards.
+fn http_01_and_framing_count_for_the_admin_paths_too() {
+    let strict = Strict::new("");
+    strict.refuses(b"GET /healthz HTTP/1.1\r\n\r\n", &[400]);
+    strict.refuses(b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", &[400]);
+    let both = b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    strict.refuses_and_closes(both, &[400]);
+    let coded = b"GET /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    strict.refuses_and_closes(coded, &[400, 501]);
 }

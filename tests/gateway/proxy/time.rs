@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         http_43_a_head_that_was_begun_gets_408,
         http_43_a_connection_without_a_request_ends_without_a_word,
         http_43_over_http2_too,
+        http_43_an_idle_http2_connection_ends_though_it_answers_pings,
         http_45_a_dataserver_that_does_not_take_connections_is_passed_over,
         http_45_nobody_takes_connections_is_504,
         http_46_a_dataserver_that_does_not_answer_is_504,
@@ -169,6 +170,21 @@ fn http_43_over_http2_too() {
     begun.send(kind::HEADERS, flag::END_STREAM, 1, &hpack(&GET));
     assert!(begun.is_ended_within(limit), "a head that does not end is still waited for");
     until_closed(gateway.listen, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"");
+}
+
+/// `timeouts.request_head` is how long a connection may be idle, and a client that is alive can be idle.
+fn http_43_an_idle_http2_connection_ends_though_it_answers_pings() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and(HEAD_LIMIT, &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    frames.request(1, &GET, false);
+    let begun = Instant::now();
+    while let Some(frame) = frames.read() {
+        if frame.kind == kind::PING && frame.flags == 0 {
+            frames.send(kind::PING, 1, 0, &frame.payload);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "still open");
+    }
 }
 
 /// An address at which connections are neither taken nor refused: the kernel's queue is full.
