@@ -178,6 +178,7 @@ fn http_43_an_idle_http2_connection_ends_though_it_answers_pings() {
     let gateway = gateway_and(HEAD_LIMIT, &[&stub]);
     let mut frames = Frames::connect(gateway.listen, b"");
     frames.request(1, &GET, false);
+    frames.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let begun = Instant::now();
     while let Some(frame) = frames.read() {
         if frame.kind == kind::PING && frame.flags == 0 {
@@ -185,6 +186,7 @@ fn http_43_an_idle_http2_connection_ends_though_it_answers_pings() {
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "still open");
     }
+    assert!(begun.elapsed() < Duration::from_secs(10), "nothing came, and no end either");
 }
 
 /// An address at which connections are neither taken nor refused: the kernel's queue is full.
