@@ -35,7 +35,7 @@ use crate::registry::{Reader, Registry};
 
 pub use body::Body;
 pub use error::Error;
-pub use headers::Client;
+pub use headers::{Client, check};
 pub use incoming::Incoming;
 
 use headers::Via;

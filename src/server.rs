@@ -4,6 +4,7 @@
 
 mod drain;
 mod http;
+mod http2;
 mod io;
 mod listen;
 mod proxy_protocol;
@@ -43,7 +44,7 @@ pub struct Settings {
     /// `timeouts.request_head` (what comes before HTTP included), `timeouts.idle_body`,
     /// `timeouts.linger` and `timeouts.drain` matter here.
     pub timeouts: Timeouts,
-    /// `limits.head_bytes`, `limits.headers` and `limits.linger_bytes` matter here.
+    /// `limits.head_bytes`, `limits.headers`, `limits.linger_bytes` and `limits.cancelled_streams` matter here.
     pub limits: Limits,
     /// One permit a connection, shared by all workers.
     pub connections: Arc<Semaphore>,

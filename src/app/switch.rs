@@ -17,7 +17,7 @@ use tower::Service;
 
 use crate::admin::Admin;
 use crate::problem::problem;
-use crate::proxy::{Body, Incoming};
+use crate::proxy::{self, Body, Incoming};
 
 /// Answers every path as the admin API does, on the control runtime: a scrape takes its time, and a
 /// worker has none.
@@ -100,10 +100,12 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        if Admin::serves(request.uri().path()) {
-            SwitchFuture::Admin { answer: self.admin.call(request) }
-        } else {
-            SwitchFuture::Proxy { answer: self.proxy.call(request) }
+        if !Admin::serves(request.uri().path()) {
+            return SwitchFuture::Proxy { answer: self.proxy.call(request) };
+        }
+        match proxy::check(request) {
+            Ok(request) => SwitchFuture::Admin { answer: self.admin.call(request) },
+            Err(error) => SwitchFuture::Refused { error },
         }
     }
 }
@@ -112,6 +114,7 @@ pin_project! {
     #[project = SwitchProj]
     pub(super) enum SwitchFuture<F> {
         Admin { answer: AdminFuture },
+        Refused { error: proxy::Error },
         Proxy { #[pin] answer: F },
     }
 }
@@ -122,6 +125,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for SwitchFu
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             SwitchProj::Admin { answer } => Pin::new(answer).poll(cx),
+            SwitchProj::Refused { error } => Poll::Ready(Ok(error.response())),
             SwitchProj::Proxy { answer } => answer.poll(cx),
         }
     }

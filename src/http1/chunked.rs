@@ -139,7 +139,10 @@ impl Chunked {
             Ok(httparse::Status::Partial) if bytes.len() <= self.limits.bytes => return Ok(Part::Incomplete),
             Ok(httparse::Status::Partial) | Err(_) => return Err(Malformed::Trailers),
         };
-        if len > self.limits.bytes {
+        let lines = bytes.get(..len).unwrap_or_default();
+        let is_bare = |(n, b): (usize, &u8)| *b == b'\n' && (n == 0 || lines.get(n - 1) != Some(&b'\r'));
+        // A line end that not everybody takes for one could hide what follows.
+        if len > self.limits.bytes || lines.iter().enumerate().any(is_bare) {
             return Err(Malformed::Trailers);
         }
         let mut trailers = HeaderMap::with_capacity(fields.len());
@@ -239,6 +242,7 @@ mod tests {
             ("1\r\nab\r\n", Malformed::DataEnd),
             ("1\r\na\n0\r\n\r\n", Malformed::DataEnd),
             ("0\r\nx\r\n\r\n", Malformed::Trailers),
+            ("0\r\nx: y\n\nGET / HTTP/1.1\r\n\r\n", Malformed::Trailers),
         ] {
             for step in [1, body.len()] {
                 assert_eq!(read(body.as_bytes(), step), Err(Some(expected)), "{body:?}");

@@ -14,6 +14,9 @@ pub(super) const FIELDS_ON_STACK: usize = 100;
 /// Fields that the gateway adds: room for them is made at once.
 pub(super) const ADDED_FIELDS: usize = 6;
 
+/// The longest target that [`Uri`] holds.
+const MAX_TARGET: usize = 65_534;
+
 /// How large a head may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -90,8 +93,10 @@ impl Refusal {
         }
     }
 
-    fn of(error: httparse::Error, request: &httparse::Request<'_, '_>) -> Self {
+    fn of(error: httparse::Error, request: &httparse::Request<'_, '_>, bytes: &[u8]) -> Self {
         match error {
+            // A space too many in the request line is no version.
+            httparse::Error::Version if !ends_in_version(bytes) => Self::RequestLine,
             httparse::Error::HeaderName => Self::FieldName,
             httparse::Error::HeaderValue => Self::FieldValue,
             httparse::Error::TooManyHeaders => Self::TooManyFields,
@@ -135,7 +140,7 @@ fn parse_into<'b>(
         Ok(httparse::Status::Partial) if bytes.len() <= limits.bytes => return Ok(None),
         Ok(httparse::Status::Partial) if request.version.is_none() => return Err(Refusal::TargetTooLong),
         Ok(httparse::Status::Partial) => return Err(Refusal::TooLong),
-        Err(error) => return Err(Refusal::of(error, &request)),
+        Err(error) => return Err(Refusal::of(error, &request, bytes)),
     };
     if parsed > limits.bytes {
         return Err(Refusal::TooLong);
@@ -148,6 +153,9 @@ fn parse_into<'b>(
     let method = request.method.ok_or(Refusal::RequestLine)?;
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::RequestLine)?;
     let target = request.path.ok_or(Refusal::RequestLine)?;
+    if target.len() > MAX_TARGET {
+        return Err(Refusal::TargetTooLong);
+    }
     parts.uri = Uri::from_maybe_shared(slice(target.as_bytes())).map_err(|_| Refusal::Target)?;
     parts.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
 
@@ -175,6 +183,15 @@ fn parse_into<'b>(
 pub(super) fn copy_of<'c>(copy: &'c Bytes, bytes: &[u8], part: &[u8]) -> &'c [u8] {
     let start = part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
     copy.get(start..start.saturating_add(part.len())).unwrap_or_default()
+}
+
+/// Whether the first line is a request's, of whatever version.
+fn ends_in_version(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start().split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let mut words = line.split(|b| *b == b' ');
+    let version = words.nth(2).unwrap_or_default();
+    words.next().is_none()
+        && matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
 }
 
 /// What the fields say of the message and its connection.
@@ -282,6 +299,8 @@ mod tests {
         for (bytes, expected) in [
             ("\0", Refusal::RequestLine),
             ("GET / HTTP/1.2\r\n\r\n", Refusal::Version),
+            ("GET /a b HTTP/1.1\r\n\r\n", Refusal::RequestLine),
+            ("GET / HTTP/1.10\r\n\r\n", Refusal::RequestLine),
             ("GET /\x7f HTTP/1.1\r\n\r\n", Refusal::Target),
             ("GET / HTTP/1.1\r\na b: 1\r\n\r\n", Refusal::FieldName),
             ("GET / HTTP/1.1\r\na : 1\r\n\r\n", Refusal::FieldName),

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::body::{Body, Stalled};
+use super::headers::ALLOW;
 use crate::addr::Addr;
 use crate::http1;
 use crate::problem::problem;
@@ -135,8 +136,7 @@ impl Error {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
             }
             Self::MethodNotAllowed => {
-                let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
-                headers.insert(header::ALLOW, allow);
+                headers.insert(header::ALLOW, ALLOW);
             }
             // What follows on such a connection cannot be told from the rest of this request.
             Self::BadRequest(_) | Self::Refused(_) | Self::RequestBody | Self::RequestBodyStalled => {
@@ -176,6 +176,7 @@ pin_project! {
     #[project = CheckedProj]
     pub(super) enum Checked<F> {
         Refused { error: Option<Error> },
+        Answered { response: Option<Response<Body>> },
         Passed { #[pin] inner: F },
     }
 }
@@ -183,6 +184,11 @@ pin_project! {
 impl<F> Checked<F> {
     pub(super) fn refused(error: Error) -> Self {
         Self::Refused { error: Some(error) }
+    }
+
+    /// There is nobody else to ask.
+    pub(super) fn answered(response: Response<Body>) -> Self {
+        Self::Answered { response: Some(response) }
     }
 
     pub(super) fn passed(inner: F) -> Self {
@@ -199,6 +205,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Checked<F> {
             // Taken once; a future that is polled after its end has no promise to keep.
             CheckedProj::Refused { error } => {
                 error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+            }
+            CheckedProj::Answered { response } => {
+                response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
             }
         }
     }

@@ -4,6 +4,7 @@ mod fields;
 mod origin;
 mod request;
 mod response;
+mod target;
 mod via;
 
 use std::future::Future;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
@@ -21,6 +23,7 @@ use super::body::{Body, RequestBody};
 use super::error::{Checked, Error};
 use super::incoming::Incoming;
 
+pub(super) use target::ALLOW;
 pub(super) use via::Via;
 
 use origin::Origin;
@@ -32,6 +35,16 @@ pub struct Client {
     pub ip: IpAddr,
     /// Whether this gateway ends a TLS connection.
     pub over_tls: bool,
+}
+
+/// Checks whom a request is for, as it is done for one that is forwarded.
+///
+/// # Errors
+/// When that is in doubt.
+pub fn check<B>(request: Request<B>) -> Result<Request<B>, Error> {
+    let (mut head, body) = request.into_parts();
+    target::settle(&mut head)?;
+    Ok(Request::from_parts(head, body))
 }
 
 /// Checks and rewrites heads.
@@ -70,6 +83,9 @@ where
         }
         if let Err(error) = request::rewrite(&mut head, &body, &self.origin, &settings.via) {
             return Checked::refused(error);
+        }
+        if target::is_for_us(&mut head) {
+            return Checked::answered(target::options().map(|()| Body::from_bytes(Bytes::new())));
         }
         let request = Request::from_parts(head, RequestBody::new(body, settings.timeouts.idle_body));
         Checked::passed(AnswerFuture { inner: self.inner.call(request), worker: self.worker.clone() })

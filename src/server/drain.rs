@@ -41,11 +41,22 @@ impl Drain {
 
     /// Drives `connection` to its end, and calls `end` on it once when the drain has begun.
     pub(super) async fn watch<C: Future>(&self, connection: C, end: impl FnOnce(Pin<&mut C>)) -> C::Output {
+        self.watch_until(std::future::pending(), connection, end).await
+    }
+
+    /// As [`watch`](Self::watch), and calls `end` also when `until` resolves.
+    pub(super) async fn watch_until<C: Future>(
+        &self,
+        until: impl Future<Output = ()>,
+        connection: C,
+        end: impl FnOnce(Pin<&mut C>),
+    ) -> C::Output {
         let mut connection = pin!(connection);
         tokio::select! {
             biased; // a request that has come is taken in first
             output = connection.as_mut() => return output,
             () = self.begun() => end(connection.as_mut()),
+            () = until => end(connection.as_mut()),
         }
         connection.await
     }

@@ -1,6 +1,5 @@
 //! One connection from a user: what comes before HTTP, which HTTP it is, and that to its end.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,11 +9,11 @@ use http::{Request, Response};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
 use super::drain::Drain;
+use super::http2::{Adapter, LocalExecutor, Streams};
 use super::io::{Downstream, Socket, Stream, close, linger};
 use super::{Settings, proxy_protocol};
 use crate::http1::{self, Ending};
@@ -28,13 +27,15 @@ const MAX_STREAMS: u32 = 250;
 pub(super) struct Http {
     settings: Settings,
     http2: http2::Builder<LocalExecutor>,
+    executor: LocalExecutor,
     scratch: Rc<http1::Scratch>,
 }
 
 impl Http {
     pub(super) fn new(settings: Settings) -> Self {
         let (timeouts, limits) = (&settings.timeouts, &settings.limits);
-        let mut http2 = http2::Builder::new(LocalExecutor);
+        let executor = LocalExecutor::new(timeouts.idle_body);
+        let mut http2 = http2::Builder::new(executor.clone());
         http2
             .timer(TokioTimer::new())
             // A client that is gone without a word is found out by a ping that it does not answer.
@@ -42,7 +43,7 @@ impl Http {
             .keep_alive_timeout(timeouts.request_head)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
-        Self { settings, http2, scratch: Rc::default() }
+        Self { settings, http2, executor, scratch: Rc::default() }
     }
 
     /// One connection, from what comes before HTTP to its end.
@@ -121,7 +122,12 @@ impl Http {
             sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
             () = drain.begun() => return, // nothing was asked yet
         };
-        let Ok(Ok(speaks_http2)) = sniffed else { return };
+        let speaks_http2 = match sniffed {
+            Ok(Ok(speaks_http2)) => speaks_http2,
+            // Whatever it was to be, it is no HTTP/2 yet.
+            Err(_late) if stream.has_seen() => false,
+            Ok(Err(_)) | Err(_) => return,
+        };
         let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
         let _open = self.settings.counts.clone().map(|counts| Open::new(counts, protocol));
         if speaks_http2 {
@@ -169,10 +175,20 @@ impl Http {
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let service = Adapter(RefCell::new(service));
+        let idle = self.settings.timeouts.request_head;
+        let streams = Streams::new(self.settings.limits.cancelled_streams);
+        let service = Adapter::new(service, streams.clone(), self.executor.clone());
         let connection = self.http2.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = drain.watch(connection, http2::Connection::graceful_shutdown).await {
-            tracing::debug!(%error, "a user's connection ended with an error");
+        let end = http2::Connection::graceful_shutdown;
+        tokio::select! {
+            ended = drain.watch_until(streams.idle_for(idle), connection, end) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a user's connection ended with an error");
+                }
+            }
+            // Asked to end, hyper waits for a user that does not read.
+            () = streams.idle_for(idle * 2) => {}
+            () = streams.abused() => tracing::debug!("a user cancelled more streams than limits.cancelled_streams"),
         }
     }
 }
@@ -193,31 +209,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.counts.closed(self.protocol);
-    }
-}
-
-/// Makes a tower service one of hyper's. Our services are always ready, so that nothing has to be cloned.
-struct Adapter<S>(RefCell<S>);
-
-impl<S> hyper::service::Service<Request<hyper::body::Incoming>> for Adapter<S>
-where
-    S: Service<Request<Incoming>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: Request<hyper::body::Incoming>) -> S::Future {
-        self.0.borrow_mut().call(request.map(Incoming::Http2))
-    }
-}
-
-/// Runs the tasks of an HTTP/2 connection on the worker that it belongs to.
-#[derive(Clone)]
-struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, task: F) {
-        spawn_local(task);
     }
 }

@@ -189,6 +189,11 @@ impl<S: AsyncRead + Unpin> Downstream<S> {
         }
     }
 
+    /// Whether anything came.
+    pub(super) fn has_seen(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
     /// The stream, and the first bytes for whoever reads on from there.
     pub(super) fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.seen)

@@ -34,5 +34,6 @@ fn main() -> ExitCode {
     trials.extend(demo::trials());
     trials.extend(cluster::trials());
     trials.extend(clients::trials());
+    trials.extend(proxy::rows_trials(&trials));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,12 +1,12 @@
 //! A user's request, made into the one that a dataserver gets.
 
 use http::request::Parts;
-use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 use http_body::Body as _;
 
 use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::origin::Origin;
+use super::target;
 use super::via::Via;
 use crate::proxy::error::Error;
 use crate::proxy::incoming::Incoming;
@@ -22,8 +22,12 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, origin: &Origin, via: &
     if via.names_us(&head.headers) {
         return Err(Error::Loop);
     }
-    let host = settle_target(head)?;
+    let host = target::settle(head)?;
     if head.version == Version::HTTP_2 {
+        // h2 holds the body against the length; said twice, it would be two lengths to the next.
+        if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err(Error::BadRequest("there is more than one Content-Length"));
+        }
         join_cookies(&mut head.headers);
     }
 
@@ -42,46 +46,6 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, origin: &Origin, via: &
     via.add(headers, head.version);
     head.version = Version::HTTP_11;
     Ok(())
-}
-
-/// Brings the target into origin form and the host into the `Host` field (RFC 9112 §3.2, RFC 9113 §8.3.1).
-/// Returns that host.
-fn settle_target(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
-    let mut fields = head.headers.get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Error::BadRequest("there is more than one Host"));
-    }
-    if field.is_none() && head.version == Version::HTTP_11 {
-        return Err(Error::BadRequest("there is no Host"));
-    }
-    if field.is_some_and(|host| !is_host(host.as_bytes())) {
-        return Err(Error::BadRequest("the Host is not one"));
-    }
-    if head.uri.authority().is_some() && head.uri.scheme().is_none() && head.version != Version::HTTP_2 {
-        return Err(Error::BadRequest("the target is neither a path nor a URL"));
-    }
-    let host = match head.uri.authority() {
-        None => field.cloned(),
-        // The target's own authority wins.
-        Some(authority) => {
-            let host = HeaderValue::from_str(authority.as_str()).ok().filter(|host| is_host(host.as_bytes()));
-            let host = host.ok_or(Error::BadRequest("the target's host is not one"))?;
-            head.headers.insert(header::HOST, host.clone());
-            let path = head.uri.path_and_query().cloned();
-            head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-            Some(host)
-        }
-    };
-    if head.uri.path() == "*" && head.method != Method::OPTIONS {
-        return Err(Error::BadRequest("only OPTIONS has the target *"));
-    }
-    Ok(host)
-}
-
-/// What a host and a port are made of (RFC 3986 §3.2.2); a user name before an `@` is not for HTTP.
-fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(b))
 }
 
 /// HTTP/2 may split a cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).

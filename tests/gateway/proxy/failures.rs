@@ -1,15 +1,16 @@
 //! What a user gets when dataservers fail, and what the operator sees of it.
 
-use std::io::{BufReader, Read, Write};
+use std::io::BufReader;
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
+use super::{assert_problem, gateway_and, silent};
 use crate::support::{
-    Apiserver, DataserverProcess, PATIENT, Reply, Stub, eventually, get, pause, post, read_reply, request,
-    trials,
+    Apiserver, DataserverProcess, PATIENT, Stub, eventually, get, pause, post, read_reply, request, trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -18,45 +19,13 @@ pub fn trials() -> Vec<Trial> {
         requests_reach_every_live_dataserver,
         a_dataserver_that_refuses_costs_nobody_a_request,
         a_request_is_offered_to_three_dataservers_at_most,
-        faults_8_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_request,
-        a_dataserver_that_closes_before_it_answers_is_502,
         faults_3_a_dataserver_that_reads_and_closes_fails_no_get_and_sees_no_post_twice,
         faults_1_a_dataserver_that_is_killed_under_load_fails_no_get,
         gateway_retry_budget_bounds_what_is_sent_again,
-        faults_10_junk_is_502,
-        faults_9_a_dataserver_that_does_not_answer_is_504,
-        an_upload_that_moves_is_not_too_slow,
-        a_pause_of_the_user_is_not_the_dataservers_fault,
-        an_answer_before_the_end_of_an_upload_leaves_nothing_behind,
-        an_answer_that_breaks_off_is_visibly_broken,
-        an_answer_that_stalls_is_aborted,
-        a_request_that_breaks_off_is_never_whole_for_the_dataserver,
-        a_request_that_stalls_is_aborted,
-        a_user_who_leaves_takes_the_request_along,
         an_expired_dataserver_gets_no_request_though_nobody_swept,
         a_host_name_is_resolved_and_one_that_leads_nowhere_is_passed_over,
         p2c_prefers_the_less_loaded,
     ]
-}
-
-fn gateway_and(config: &str, stubs: &[&Stub]) -> Apiserver {
-    let gateway = Apiserver::start(&format!("{PATIENT}{config}"));
-    gateway.announce(&stubs.iter().map(|stub| stub.addr()).collect::<Vec<_>>());
-    gateway
-}
-
-#[track_caller]
-fn assert_problem(reply: &Reply, status: u16, error: &str) {
-    assert_eq!(reply.status, status, "{reply:?}");
-    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
-    let proxy_status = reply.header("proxy-status").unwrap();
-    assert!(proxy_status.starts_with(&format!("nsq-gateway; error={error}")), "{proxy_status}");
-    assert_eq!(reply.json()["status"], status);
-}
-
-fn errors(gateway: &Apiserver, stub: &Stub, kind: &str) -> f64 {
-    gateway
-        .metric(&format!("gateway_upstream_errors_total{{dataserver=\"{}\",kind=\"{kind}\"}}", stub.addr()))
 }
 
 fn faults_11_with_no_live_dataserver_503_at_once_and_when_to_come_again() {
@@ -103,32 +72,6 @@ fn a_request_is_offered_to_three_dataservers_at_most() {
     let reply = get(gateway.listen, "/");
     assert_problem(&reply, 502, "connection_refused");
     assert!((gateway.metric("gateway_retries_total{reason=\"connect\"}") - 2.0).abs() < f64::EPSILON);
-}
-
-fn faults_8_a_kept_connection_that_was_closed_meanwhile_costs_nobody_a_request() {
-    // Every connection takes one request, and is closed a little later.
-    let stub = Stub::raw(|mut stream| {
-        if stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
-            pause(Duration::from_millis(5));
-        }
-    });
-    let gateway = gateway_and("", &[&stub]);
-    for _ in 0..100 {
-        assert_eq!(get(gateway.listen, "/").text(), "ok");
-        pause(Duration::from_millis(8));
-    }
-}
-
-fn a_dataserver_that_closes_before_it_answers_is_502() {
-    let stub = Stub::answering(|_| Vec::new());
-    let gateway = gateway_and("", &[&stub]);
-    // Something was sent: a POST must not be sent again.
-    let reply = post(gateway.listen, "/", b"once");
-    assert_problem(&reply, 502, "connection_terminated");
-    assert!(reply.header("proxy-status").unwrap().contains(&format!("next-hop=\"{}\"", stub.addr())));
-    assert_eq!(stub.requests().len(), 1);
-    assert!(errors(&gateway, &stub, "closed") > 0.0);
 }
 
 fn faults_3_a_dataserver_that_reads_and_closes_fails_no_get_and_sees_no_post_twice() {
@@ -200,160 +143,6 @@ fn gateway_retry_budget_bounds_what_is_sent_again() {
         assert_problem(&get(gateway.listen, "/"), 502, "connection_terminated");
     }
     assert_eq!(requests(), 10);
-}
-
-fn faults_10_junk_is_502() {
-    for junk in [
-        &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..],
-        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
-        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
-        b"HTTP/1.1 abc\r\n\r\n",
-    ] {
-        let stub = Stub::answering(move |_| junk.to_vec());
-        let gateway = gateway_and("", &[&stub]);
-        assert_problem(&get(gateway.listen, "/"), 502, "http_protocol_error");
-        assert!(errors(&gateway, &stub, "protocol") > 0.0);
-    }
-    let huge = [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'a'; 200_000]].concat();
-    let stub = Stub::answering(move |_| huge.clone());
-    let gateway = gateway_and("", &[&stub]);
-    assert_problem(&get(gateway.listen, "/"), 502, "http_protocol_error");
-}
-
-/// A dataserver that takes requests and says nothing.
-fn silent() -> Stub {
-    Stub::raw(|mut stream| while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {})
-}
-
-fn faults_9_a_dataserver_that_does_not_answer_is_504() {
-    let stub = silent();
-    let gateway = gateway_and("timeouts: {response_head: 500ms}\n", &[&stub]);
-    let begun = Instant::now();
-    assert_problem(&get(gateway.listen, "/"), 504, "http_response_timeout");
-    assert!(begun.elapsed() >= Duration::from_millis(500) && begun.elapsed() < Duration::from_secs(5));
-    assert!(errors(&gateway, &stub, "head_timeout") > 0.0);
-}
-
-/// The time for an answer counts from when the request was sent, not from when it began.
-fn an_upload_that_moves_is_not_too_slow() {
-    let stub = Stub::ok("got it");
-    let gateway = gateway_and("timeouts: {response_head: 600ms}\n", &[&stub]);
-    let mut stream = TcpStream::connect(gateway.listen).unwrap();
-    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n").unwrap();
-    for _ in 0..10 {
-        pause(Duration::from_millis(150));
-        stream.write_all(b"x").unwrap();
-    }
-    assert_eq!(read_reply(&mut BufReader::new(stream), false).unwrap().text(), "got it");
-}
-
-fn a_pause_of_the_user_is_not_the_dataservers_fault() {
-    let stub = Stub::ok("got it");
-    let gateway = gateway_and("timeouts: {response_head: 300ms, idle_body: 10s}\n", &[&stub]);
-    let mut stream = TcpStream::connect(gateway.listen).unwrap();
-    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx").unwrap();
-    pause(Duration::from_millis(1200));
-    stream.write_all(b"y").unwrap();
-    assert_eq!(read_reply(&mut BufReader::new(stream), false).unwrap().text(), "got it");
-    assert!(errors(&gateway, &stub, "head_timeout") < 1.0);
-}
-
-/// The dataserver answers at once and reads no further, while the user goes on sending, and then leaves.
-fn an_answer_before_the_end_of_an_upload_leaves_nothing_behind() {
-    static OPEN: AtomicBool = AtomicBool::new(false);
-    let stub = Stub::raw(|mut stream| {
-        OPEN.store(true, Ordering::SeqCst);
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n");
-        // Notices the end without reading what was sent: a write fails once the other side is gone.
-        while stream.write_all(b"").is_ok() && stream.peek(&mut [0; 1]).is_ok() {
-            pause(Duration::from_millis(50));
-            if stream.take_error().ok().flatten().is_some() {
-                break;
-            }
-        }
-        OPEN.store(false, Ordering::SeqCst);
-    });
-    let config = "gateway: {admin_listen: '127.0.0.1:0'}\ntimeouts: {pool_idle: 500ms, idle_body: 1s}\n";
-    let gateway = gateway_and(config, &[&stub]);
-    let stream = TcpStream::connect(gateway.listen).unwrap();
-    stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    (&mut &stream).write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n").unwrap();
-    while (&mut &stream).write_all(&[b'x'; 16384]).is_ok() {}
-    assert_eq!(read_reply(&mut BufReader::new(&stream), false).unwrap().status, 413);
-    drop(stream);
-    eventually("the user's connection to be gone", || {
-        (gateway.metric("gateway_connections{protocol=\"http1\"}") < 1.0).then_some(())
-    });
-    assert!(gateway.metric("gateway_requests_in_flight") < 1.0);
-}
-
-fn an_answer_that_breaks_off_is_visibly_broken() {
-    for head in [
-        &b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n12345"[..],
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n",
-    ] {
-        let stub = Stub::raw(move |mut stream| {
-            let _ = stream.read(&mut [0; 1024]);
-            let _ = stream.write_all(head);
-        });
-        let gateway = gateway_and("", &[&stub]);
-        let reply = get(gateway.listen, "/");
-        assert_eq!((reply.status, reply.text().as_str(), reply.complete), (200, "12345", false));
-        eventually("the failure to be counted", || (errors(&gateway, &stub, "body") > 0.0).then_some(()));
-    }
-}
-
-fn an_answer_that_stalls_is_aborted() {
-    let stub = Stub::raw(|mut stream| {
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n12345");
-        while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
-    });
-    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&stub]);
-    let begun = Instant::now();
-    let reply = get(gateway.listen, "/");
-    assert!(!reply.complete && begun.elapsed() < Duration::from_secs(5));
-}
-
-fn a_request_that_breaks_off_is_never_whole_for_the_dataserver() {
-    for head in ["content-length: 100\r\n\r\n12345", "transfer-encoding: chunked\r\n\r\n5\r\n12345\r\n"] {
-        let stub = Stub::ok("");
-        let gateway = gateway_and("", &[&stub]);
-        let mut stream = TcpStream::connect(gateway.listen).unwrap();
-        stream.write_all(format!("POST / HTTP/1.1\r\nhost: a\r\n{head}").as_bytes()).unwrap();
-        pause(Duration::from_millis(100));
-        drop(stream);
-        eventually("the dataserver to see it end", || (!stub.requests().is_empty()).then_some(()));
-        assert!(!stub.requests()[0].complete, "{:?}", stub.requests());
-    }
-}
-
-fn a_request_that_stalls_is_aborted() {
-    let stub = Stub::ok("");
-    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&stub]);
-    let mut stream = TcpStream::connect(gateway.listen).unwrap();
-    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n12345").unwrap();
-    let reply = read_reply(&mut BufReader::new(stream), false).unwrap();
-    assert_problem(&reply, 408, "http_request_error");
-}
-
-fn a_user_who_leaves_takes_the_request_along() {
-    static CLOSED: AtomicBool = AtomicBool::new(false);
-    let stub = Stub::raw(|mut stream| {
-        while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
-        CLOSED.store(true, Ordering::SeqCst);
-    });
-    let gateway = gateway_and("", &[&stub]);
-    let mut stream = TcpStream::connect(gateway.listen).unwrap();
-    stream.write_all(&request("GET /", &[], b"")).unwrap();
-    eventually("the request to be under way", || {
-        (gateway.metric("gateway_requests_in_flight") > 0.0).then_some(())
-    });
-    drop(stream);
-    eventually("the dataserver to be told", || CLOSED.load(Ordering::SeqCst).then_some(()));
-    eventually("the count to fall", || (gateway.metric("gateway_requests_in_flight") < 1.0).then_some(()));
-    assert!(gateway.metric("gateway_requests_total{method=\"GET\",code=\"499\"}") > 0.0);
 }
 
 fn an_expired_dataserver_gets_no_request_though_nobody_swept() {

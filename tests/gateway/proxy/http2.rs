@@ -9,24 +9,29 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use libtest_mimic::Trial;
 
+use super::gateway_and;
+use crate::support::frames::{Ended, Field, Frames, GET, kind};
 use crate::support::{Apiserver, PATIENT, Stub, eventually, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials![
-        http2_requests_become_http11_and_their_answers_come_back,
-        rfc9113_8_3_1_the_authority_is_the_host,
-        rfc9113_8_2_3_cookies_are_joined,
-        limits_headers_counts_here_too,
+        http_25_http2_requests_become_http11_and_their_answers_come_back,
+        http_38_the_authority_is_the_host,
+        http_38_without_an_authority_the_host_is_it,
+        http_39_cookies_are_joined,
+        http_08_limits_headers_counts_here_too,
+        http_40_what_is_for_http11_or_malformed_is_a_stream_error,
+        http_40_a_body_of_another_length_is_never_whole,
         many_streams_share_a_connection,
         admin_paths_are_there_too,
-        a_connection_ends_well_when_the_gateway_drains,
+        http_50_a_connection_ends_well_when_the_gateway_drains,
     ]
 }
 
-type Sender = http2::SendRequest<Full<Bytes>>;
+pub(super) type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// Runs a client with an HTTP/2 connection to the gateway.
-fn with_client<T>(to: SocketAddr, client: impl AsyncFnOnce(Sender) -> T) -> T {
+pub(super) fn with_client<T>(to: SocketAddr, client: impl AsyncFnOnce(Sender) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(to).await.unwrap();
@@ -46,17 +51,11 @@ async fn send(sender: &mut Sender, request: Request<Full<Bytes>>) -> Response<By
     Response::from_parts(head, body.collect().await.unwrap().to_bytes())
 }
 
-fn gateway_and(stub: &Stub) -> Apiserver {
-    let gateway = Apiserver::start(PATIENT);
-    gateway.announce(&[stub.addr()]);
-    gateway
-}
-
 fn get(path: &str) -> Request<Full<Bytes>> {
     Request::get(format!("http://example.org{path}")).body(Full::default()).unwrap()
 }
 
-fn http2_requests_become_http11_and_their_answers_come_back() {
+fn http_25_http2_requests_become_http11_and_their_answers_come_back() {
     let stub = Stub::answering(|exchange| {
         let mut answer = format!(
             "HTTP/1.1 201 Created\r\nconnection: x-y\r\nx-y: 1\r\nx-z: 2\r\ncontent-length: {}\r\n\r\n",
@@ -66,7 +65,7 @@ fn http2_requests_become_http11_and_their_answers_come_back() {
         answer.extend_from_slice(&exchange.body);
         answer
     });
-    let gateway = gateway_and(&stub);
+    let gateway = gateway_and("", &[&stub]);
     with_client(gateway.listen, async |mut sender| {
         let request = Request::post("http://example.org/x?y=1").body(Full::from("there and back")).unwrap();
         let response = send(&mut sender, request).await;
@@ -85,9 +84,9 @@ fn http2_requests_become_http11_and_their_answers_come_back() {
     assert!(gateway.metric("gateway_requests_total{method=\"POST\",code=\"201\"}") > 0.0);
 }
 
-fn rfc9113_8_3_1_the_authority_is_the_host() {
+fn http_38_the_authority_is_the_host() {
     let stub = Stub::ok("");
-    let gateway = gateway_and(&stub);
+    let gateway = gateway_and("", &[&stub]);
     with_client(gateway.listen, async |mut sender| {
         send(&mut sender, get("/")).await;
         let mut request = get("/");
@@ -100,9 +99,9 @@ fn rfc9113_8_3_1_the_authority_is_the_host() {
     }
 }
 
-fn rfc9113_8_2_3_cookies_are_joined() {
+fn http_39_cookies_are_joined() {
     let stub = Stub::ok("");
-    let gateway = gateway_and(&stub);
+    let gateway = gateway_and("", &[&stub]);
     with_client(gateway.listen, async |mut sender| {
         let mut request = get("/");
         for cookie in ["a=1", "b=2", "c=3"] {
@@ -113,7 +112,7 @@ fn rfc9113_8_2_3_cookies_are_joined() {
     assert_eq!(stub.requests()[0].header("cookie"), ["a=1; b=2; c=3"]);
 }
 
-fn limits_headers_counts_here_too() {
+fn http_08_limits_headers_counts_here_too() {
     let stub = Stub::ok("");
     let gateway = Apiserver::start(&format!("{PATIENT}limits: {{headers: 10}}\n"));
     gateway.announce(&[stub.addr()]);
@@ -129,7 +128,7 @@ fn limits_headers_counts_here_too() {
 
 fn many_streams_share_a_connection() {
     let stub = Stub::ok("many");
-    let gateway = gateway_and(&stub);
+    let gateway = gateway_and("", &[&stub]);
     with_client(gateway.listen, async |sender| {
         let mut running = tokio::task::JoinSet::new();
         for _ in 0..100 {
@@ -149,12 +148,12 @@ fn admin_paths_are_there_too() {
     assert_eq!(response.status(), 200);
 }
 
-fn a_connection_ends_well_when_the_gateway_drains() {
+fn http_50_a_connection_ends_well_when_the_gateway_drains() {
     let stub = Stub::answering(|_| {
         crate::support::pause(std::time::Duration::from_millis(700));
         b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow".to_vec()
     });
-    let mut gateway = gateway_and(&stub);
+    let mut gateway = gateway_and("", &[&stub]);
     let process = &gateway.process;
     with_client(gateway.listen, async |mut sender| {
         let answer = tokio::spawn({
@@ -178,4 +177,94 @@ fn a_connection_ends_well_when_the_gateway_drains() {
         assert!(sender.send_request(get("/")).await.is_err());
     });
     assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+fn http_38_without_an_authority_the_host_is_it() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    let fields: [Field<'_>; 4] =
+        [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b"host", b"other")];
+    frames.request(1, &fields, false);
+    assert_eq!(frames.end_of(1), Ended::Answered(Some(200)));
+    assert_eq!(stub.requests()[0].header("host"), ["other"]);
+}
+
+/// RFC 9113 §8.1.1, §8.2: nothing of it may reach a dataserver, where a line end in a value would be one.
+fn http_40_what_is_for_http11_or_malformed_is_a_stream_error() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("", &[&stub]);
+    let added: [&[Field<'_>]; 21] = [
+        &[(b"connection", b"keep-alive")],
+        &[(b"connection", b"close")],
+        &[(b"keep-alive", b"5")],
+        &[(b"proxy-connection", b"close")],
+        &[(b"transfer-encoding", b"chunked")],
+        &[(b"upgrade", b"websocket")],
+        &[(b"te", b"gzip")],
+        &[(b"X-Upper", b"1")],
+        &[(b"x", b"a\r\nx-injected: 1")],
+        &[(b"x", b"a\nb")],
+        &[(b"x", b"a\0b")],
+        &[(b"x\r\ny", b"a")],
+        &[(b"x: y", b"a")],
+        &[(b"x y", b"a")],
+        &[(b"", b"a")],
+        &[(b":path", b"/twice")],
+        &[(b":method", b"POST")],
+        &[(b":odd", b"1")],
+        &[(b":status", b"200")],
+        &[(b"content-length", b"5x")],
+        &[(b"content-length", b"-1")],
+    ];
+    for fields in added {
+        let mut frames = Frames::connect(gateway.listen, b"");
+        frames.request(1, &[&GET[..], fields].concat(), false);
+        assert_stream_error(
+            &mut frames,
+            &format!("{:?}", fields.iter().map(|f| f.0.escape_ascii().to_string()).collect::<Vec<_>>()),
+        );
+    }
+    let heads: [&[Field<'_>]; 6] = [
+        &[GET[0], GET[1], GET[2]],
+        &[GET[1], GET[2], GET[3]],
+        &[GET[0], GET[2], GET[3]],
+        &[GET[0], GET[1], GET[2], (b":path", b"")],
+        &[GET[0], GET[1], GET[2], (b":path", b"/ HTTP/1.1\r\nx: y")],
+        &[GET[0], GET[1], (b"x", b"before"), GET[2], GET[3]],
+    ];
+    for (n, fields) in heads.iter().enumerate() {
+        let mut frames = Frames::connect(gateway.listen, b"");
+        frames.request(1, fields, false);
+        assert_stream_error(&mut frames, &format!("head {n}"));
+    }
+    assert!(stub.requests().is_empty(), "{:?}", stub.requests());
+}
+
+#[track_caller]
+fn assert_stream_error(frames: &mut Frames, what: &str) {
+    let ended = frames.end_of(1);
+    // RFC 9113 §8.1.1 lets a server answer before it ends the stream, and take the whole connection for broken.
+    assert!(
+        matches!(ended, Ended::Reset(1) | Ended::GoneAway(_) | Ended::Answered(Some(400))),
+        "{what}: {ended:?}"
+    );
+}
+
+fn http_40_a_body_of_another_length_is_never_whole() {
+    for (length, body) in
+        [(&b"5"[..], &b"123"[..]), (b"3", b"12345"), (b"0", b"GET /smuggled HTTP/1.1\r\n\r\n"), (b"5", b"")]
+    {
+        let stub = Stub::ok("");
+        let gateway = gateway_and("", &[&stub]);
+        let mut frames = Frames::connect(gateway.listen, b"");
+        let post: [Field<'_>; 5] =
+            [(b":method", b"POST"), GET[1], GET[2], GET[3], (b"content-length", length)];
+        frames.request(1, &post, true);
+        frames.send(kind::DATA, 1, 1, body);
+        let ended = frames.end_of(1);
+        assert!(!matches!(ended, Ended::Answered(Some(200))), "{}: {ended:?}", body.escape_ascii());
+        eventually("the end", || (gateway.metric("gateway_requests_in_flight") < 1.0).then_some(()));
+        assert!(stub.requests().iter().all(|request| !request.complete), "{:?}", stub.requests());
+    }
 }

@@ -2,6 +2,7 @@
 
 mod apiserver;
 mod broker;
+pub mod frames;
 mod http;
 mod process;
 mod stub;
@@ -14,7 +15,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT};
 pub use broker::{Broker, Cluster};
-pub use http::{Reply, connect, ends, exchange, get, post, read_reply, request};
+pub use http::{Reply, connect, ends, exchange, get, post, read_body, read_head, read_reply, request};
 pub use process::Process;
 pub use stub::{Exchange, Stub};
 
@@ -28,11 +29,14 @@ pub(crate) use trials;
 
 /// A test that can always run. It fails by panicking.
 pub fn trial(path: &str, test: impl FnOnce() + Send + 'static) -> Trial {
-    let name = path.strip_prefix("gateway::").unwrap_or(path).to_owned();
-    Trial::test(name, move || {
+    Trial::test(name_of(path), move || {
         test();
         Ok(())
     })
+}
+
+fn name_of(path: &str) -> String {
+    path.strip_prefix("gateway::").unwrap_or(path).to_owned()
 }
 
 /// A test that runs only with something from outside: without it it is ignored, and in CI it fails.
@@ -41,15 +45,16 @@ pub fn trial_with<T: Send + 'static>(
     tool: &Result<T, String>,
     test: impl FnOnce() + Send + 'static,
 ) -> Trial {
+    let name = name_of(path);
     match tool {
         Ok(_) => trial(path, test),
         Err(why) if std::env::var_os("CI").is_some() => {
             let why = why.clone();
-            Trial::test(path.to_owned(), move || Err(Failed::from(why)))
+            Trial::test(name, move || Err(Failed::from(why)))
         }
         Err(why) => {
-            eprintln!("{path} is ignored: {why}");
-            Trial::test(path.to_owned(), || Ok(())).with_ignored_flag(true)
+            eprintln!("{name} is ignored: {why}");
+            Trial::test(name, || Ok(())).with_ignored_flag(true)
         }
     }
 }

@@ -33,6 +33,16 @@ impl Process {
         Self { child, name, lines, readers }
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The kernel's number for it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it has printed so far.
     pub fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")

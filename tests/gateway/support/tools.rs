@@ -52,6 +52,13 @@ pub static PROMTOOL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed
 /// `curl`.
 pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("curl"));
 
+/// `prlimit`, of util-linux.
+pub static PRLIMIT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("prlimit"));
+
+/// Other proxies: `nginx` and `haproxy`.
+pub static PEERS: LazyLock<Result<[PathBuf; 2], String>> =
+    LazyLock::new(|| Ok([needed_on_path("nginx")?, needed_on_path("haproxy")?]));
+
 /// A file of the repository.
 pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -69,7 +76,10 @@ fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 fn needed_on_path(program: &str) -> Result<PathBuf, String> {
-    on_path(program).map(|dir| dir.join(program)).ok_or_else(|| format!("{program} is not on PATH"))
+    // Debian keeps servers where only root's `PATH` leads.
+    let found = on_path(program)
+        .or_else(|| Some(PathBuf::from("/usr/sbin")).filter(|dir| dir.join(program).is_file()));
+    found.map(|dir| dir.join(program)).ok_or_else(|| format!("{program} is not on PATH"))
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

@@ -1,0 +1,269 @@
+//! HTTP/2, as far as hyper leaves it to us: a user that does not read, streams that are begun only to be
+//! cancelled, and a connection on which nothing is asked.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming as Hyper;
+use pin_project_lite::pin_project;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+use tower::Service;
+
+use crate::alarm::Alarm;
+use crate::proxy::{Body, Incoming};
+
+/// The streams of one connection.
+#[derive(Clone)]
+pub(super) struct Streams {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    open: Cell<usize>,
+    /// When there was last a stream.
+    last: Cell<Instant>,
+    /// Streams that the user cancelled before they were answered, less those that were answered whole.
+    cancelled: Cell<usize>,
+    allowed: usize,
+    /// Of whoever waits for the user to have cancelled too many.
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Streams {
+    /// A user may cancel so many streams more than it lets be answered.
+    pub(super) fn new(allowed: usize) -> Self {
+        let inner = Inner {
+            open: Cell::new(0),
+            last: Cell::new(Instant::now()),
+            cancelled: Cell::new(0),
+            allowed,
+            waiting: RefCell::default(),
+        };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Resolves when there was no stream for so long.
+    pub(super) async fn idle_for(&self, limit: Duration) {
+        loop {
+            let since = if self.inner.open.get() == 0 { self.inner.last.get() } else { Instant::now() };
+            if since.elapsed() >= limit {
+                return;
+            }
+            sleep_until(since + limit).await;
+        }
+    }
+
+    /// Resolves when the user has cancelled too many.
+    pub(super) async fn abused(&self) {
+        poll_fn(|cx| {
+            if self.inner.cancelled.get() > self.inner.allowed {
+                return Poll::Ready(());
+            }
+            *self.inner.waiting.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// One stream, from its request to the end of its answer.
+struct Stream {
+    streams: Rc<Inner>,
+    /// There is something to send, and it is for the user to make room for it.
+    waits_for_user: Cell<bool>,
+    /// Grows with each part that the user made room for.
+    moved: Cell<u64>,
+    /// Nobody waits for more of it.
+    ended: Cell<bool>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let streams = &*self.streams;
+        streams.open.set(streams.open.get().saturating_sub(1));
+        streams.last.set(Instant::now());
+        if self.ended.get() {
+            streams.cancelled.set(streams.cancelled.get().saturating_sub(1));
+            return;
+        }
+        streams.cancelled.set(streams.cancelled.get() + 1);
+        if streams.cancelled.get() > streams.allowed
+            && let Some(waiting) = streams.waiting.borrow_mut().take()
+        {
+            waiting.wake();
+        }
+    }
+}
+
+/// Makes a tower service one of hyper's. Our services are always ready, so that nothing has to be cloned.
+pub(super) struct Adapter<S> {
+    service: RefCell<S>,
+    streams: Streams,
+    executor: LocalExecutor,
+}
+
+impl<S> Adapter<S> {
+    pub(super) fn new(service: S, streams: Streams, executor: LocalExecutor) -> Self {
+        Self { service: RefCell::new(service), streams, executor }
+    }
+}
+
+impl<S> hyper::service::Service<Request<Hyper>> for Adapter<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = AnswerFuture<S::Future>;
+
+    fn call(&self, request: Request<Hyper>) -> Self::Future {
+        let streams = self.streams.inner.clone();
+        streams.open.set(streams.open.get() + 1);
+        let (waits_for_user, moved, ended) = (Cell::new(false), Cell::new(0), Cell::new(false));
+        let stream = Rc::new(Stream { streams, waits_for_user, moved, ended });
+        // hyper makes a task of the stream right after this.
+        self.executor.next.set(Some(stream.clone()));
+        let answer = self.service.borrow_mut().call(request.map(Incoming::Http2));
+        AnswerFuture { answer, stream: Some(stream) }
+    }
+}
+
+pin_project! {
+    pub(super) struct AnswerFuture<F> {
+        #[pin]
+        answer: F,
+        stream: Option<Rc<Stream>>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFuture<F> {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(response) = ready!(this.answer.poll(cx));
+        let stream = this.stream.take();
+        if let Some(stream) = &stream {
+            stream.waits_for_user.set(true);
+        }
+        Poll::Ready(Ok(response.map(|body| Answer { body, stream })))
+    }
+}
+
+/// An answer's body, which is asked for more when the user has room for it.
+pub(super) struct Answer {
+    body: Body,
+    stream: Option<Rc<Stream>>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(stream) = &self.stream {
+            stream.waits_for_user.set(frame.is_ready());
+            stream.moved.set(stream.moved.get().wrapping_add(1));
+            // A failure is not the user's.
+            stream.ended.set(matches!(frame, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream
+            && self.body.is_end_stream()
+        {
+            stream.ended.set(true);
+        }
+    }
+}
+
+/// Runs the tasks of HTTP/2 connections on the worker that they belong to.
+#[derive(Clone)]
+pub(super) struct LocalExecutor {
+    /// The stream whose task comes next.
+    next: Rc<Cell<Option<Rc<Stream>>>>,
+    /// How long a user may make no room for what there is to send.
+    stalled: Duration,
+}
+
+impl LocalExecutor {
+    pub(super) fn new(stalled: Duration) -> Self {
+        Self { next: Rc::default(), stalled }
+    }
+}
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        match self.next.take() {
+            Some(stream) => {
+                let alarm = Alarm::new(Instant::now() + self.stalled);
+                let watched = Watched { task, stream, seen: 0, stalled: self.stalled, alarm };
+                spawn_local(watched);
+            }
+            None => {
+                spawn_local(task);
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// The task of a stream, which ends when its user has made no room for too long. hyper then resets the stream.
+    struct Watched<F> {
+        #[pin]
+        task: F,
+        stream: Rc<Stream>,
+        // What had moved when the alarm was set.
+        seen: u64,
+        stalled: Duration,
+        alarm: Alarm,
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.task.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let moved = this.stream.moved.get();
+        if !this.stream.waits_for_user.get() {
+            *this.seen = moved.wrapping_sub(1); // what comes next is new
+            return Poll::Pending;
+        }
+        if *this.seen != moved {
+            *this.seen = moved;
+            this.alarm.set(Instant::now() + *this.stalled);
+        }
+        ready!(this.alarm.poll(cx));
+        tracing::debug!("a stream's user makes no room for its answer");
+        Poll::Ready(())
+    }
+}

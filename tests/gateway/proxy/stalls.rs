@@ -1,0 +1,189 @@
+//! Row 44: bodies that do not move, and readers that do not read.
+
+use std::io::{BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+
+use super::{assert_problem, begin, gateway_and, wait_for_in_flight};
+use crate::support::frames::{Ended, Field, Frames, GET, kind};
+use crate::support::{Stub, eventually, get, read_head, read_reply, request, trials};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        http_44_an_answer_that_stalls_is_aborted,
+        http_44_a_request_that_stalls_is_aborted,
+        http_44_a_request_in_chunks_that_stalls_is_aborted,
+        http_44_a_reader_that_stops_is_cut_off,
+        http_44_an_upload_that_the_dataserver_does_not_read_is_aborted,
+        http_44_an_http2_reader_that_opens_no_window_is_cut_off,
+        http_44_an_http2_reader_that_does_not_read_is_cut_off,
+        http_44_an_http2_request_that_stalls_is_aborted,
+        http_44_a_slow_reader_that_reads_is_served,
+    ]
+}
+
+const LIMIT: &str = "timeouts: {idle_body: 500ms}\n";
+
+fn http_44_an_answer_that_stalls_is_aborted() {
+    let stub = Stub::raw(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n12345");
+        while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
+    });
+    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&stub]);
+    let begun = Instant::now();
+    let reply = get(gateway.listen, "/");
+    assert!(!reply.complete && begun.elapsed() < Duration::from_secs(5));
+}
+
+fn http_44_a_request_that_stalls_is_aborted() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&stub]);
+    let mut stream = crate::support::connect(gateway.listen);
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n12345").unwrap();
+    let reply = read_reply(&mut BufReader::new(stream), false).unwrap();
+    assert_problem(&reply, 408, "http_request_error");
+}
+
+fn http_44_a_reader_that_stops_is_cut_off() {
+    let endless = Endless::new();
+    let gateway = gateway_and(LIMIT, &[&endless.stub]);
+    let stream = begin(gateway.listen, &request("GET /", &[], b""));
+    eventually("it to be under way", || (gateway.metric("gateway_requests_in_flight") >= 1.0).then_some(()));
+    eventually("it to be cut off", || (gateway.metric("gateway_requests_in_flight") < 1.0).then_some(()));
+    drop(stream);
+}
+
+/// A dataserver whose answers have no end, and how many of them it still sends.
+struct Endless {
+    stub: Stub,
+    open: Arc<AtomicUsize>,
+}
+
+impl Endless {
+    fn new() -> Self {
+        let open = Arc::new(AtomicUsize::new(0));
+        let counted = open.clone();
+        let stub = Stub::raw(move |stream| {
+            let _ = read_head(&mut BufReader::new(&stream));
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n");
+            while (&stream).write_all(&[b'x'; 16384]).is_ok() {}
+            counted.fetch_sub(1, Ordering::SeqCst);
+        });
+        Self { stub, open }
+    }
+
+    /// Waits until an answer was begun and its connection was closed by the gateway.
+    #[track_caller]
+    fn wait_for_the_end(&self) {
+        eventually("the dataserver's connection to be closed", || {
+            (self.stub.connections() > 0 && self.open.load(Ordering::SeqCst) == 0).then_some(())
+        });
+    }
+}
+
+fn http_44_a_request_in_chunks_that_stalls_is_aborted() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and(LIMIT, &[&stub]);
+    for rest in ["5\r\n12", "5\r\n12345\r\n", "5", "0\r\n"] {
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{rest}");
+        let stream = begin(gateway.listen, head.as_bytes());
+        let reply = read_reply(&mut BufReader::new(&stream), false).expect("no answer");
+        assert_problem(&reply, 408, "http_request_error");
+        assert_eq!((&stream).read(&mut [0; 1]).unwrap_or(0), 0, "the connection goes on");
+    }
+    eventually("the dataserver to see them end", || (stub.requests().len() == 4).then_some(()));
+    assert!(stub.requests().iter().all(|request| !request.complete));
+}
+
+fn http_44_an_upload_that_the_dataserver_does_not_read_is_aborted() {
+    let go_on = Arc::new(AtomicUsize::new(0));
+    let may_read = go_on.clone();
+    let stub = Stub::raw(move |stream| {
+        let mut reader = BufReader::with_capacity(64, &stream);
+        let _ = read_head(&mut reader);
+        eventually("the test to go on", || (may_read.load(Ordering::SeqCst) == 1).then_some(()));
+        // What the kernel had taken in is there; then the connection has ended.
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
+        may_read.store(2, Ordering::SeqCst);
+    });
+    let gateway = gateway_and("timeouts: {idle_body: 500ms, response_head: 500ms}\n", &[&stub]);
+    let stream = begin(gateway.listen, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000000\r\n\r\n");
+    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    while (&stream).write_all(&[b'x'; 16384]).is_ok() {}
+    let reply = read_reply(&mut BufReader::new(&stream), false).expect("no answer");
+    assert!([502, 504].contains(&reply.status), "{reply:?}");
+    wait_for_in_flight(&gateway, 0);
+    go_on.store(1, Ordering::SeqCst);
+    eventually("its connection to be closed", || (go_on.load(Ordering::SeqCst) == 2).then_some(()));
+}
+
+/// Neither the stream's window nor the connection's is ever opened: 65,535 bytes, and then nothing moves. The client
+/// answers pings, so that it is alive.
+fn http_44_an_http2_reader_that_opens_no_window_is_cut_off() {
+    for (window, is_stream) in [(0u32, true), (1 << 30, false)] {
+        let endless = Endless::new();
+        let gateway = gateway_and(LIMIT, &[&endless.stub]);
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let mut frames = Frames::connect(gateway.listen, &settings);
+        frames.request(1, &GET, false);
+        frames.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let ended = frames.end_of(1);
+        assert!(
+            !matches!(ended, Ended::Answered(_) | Ended::Silent),
+            "{ended:?}, by the stream's window: {is_stream}"
+        );
+        endless.wait_for_the_end();
+        wait_for_in_flight(&gateway, 0);
+    }
+}
+
+fn http_44_an_http2_reader_that_does_not_read_is_cut_off() {
+    let endless = Endless::new();
+    let gateway = gateway_and(LIMIT, &[&endless.stub]);
+    let settings = [&[0, 4][..], &(1u32 << 30).to_be_bytes()].concat();
+    let mut frames = Frames::connect(gateway.listen, &settings);
+    frames.send(kind::WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
+    frames.request(1, &GET, false);
+    endless.wait_for_the_end();
+    wait_for_in_flight(&gateway, 0);
+}
+
+fn http_44_an_http2_request_that_stalls_is_aborted() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and(LIMIT, &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    let post: [Field<'_>; 4] =
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")];
+    frames.request(1, &post, true);
+    frames.send(kind::DATA, 0, 1, b"12345");
+    assert_eq!(frames.end_of(1), Ended::Answered(Some(408)));
+    // Only that stream: the connection is as good as before.
+    frames.request(3, &GET, false);
+    assert!(matches!(frames.end_of(3), Ended::Answered(_)));
+    eventually("the dataserver to see it end", || (stub.requests().len() == 2).then_some(()));
+    assert_eq!(stub.requests().iter().filter(|request| request.complete).count(), 1);
+}
+
+/// What moves may be slow: the limit is on standing still.
+fn http_44_a_slow_reader_that_reads_is_served() {
+    let body = vec![b'x'; 8_000_000];
+    let answer =
+        [format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
+    let stub = Stub::answering(move |_| answer.clone());
+    let gateway = gateway_and("timeouts: {idle_body: 1s}\n", &[&stub]);
+    let mut stream = begin(gateway.listen, &request("GET /", &[("connection", "close")], b""));
+    let (mut got, mut buffer) = (0, vec![0; 400_000]);
+    let begun = Instant::now();
+    while got < 8_000_000 {
+        // A piece each tenth of a second takes two seconds in all, twice the limit.
+        crate::support::pause(Duration::from_millis(100));
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "cut off after {got} bytes and {:?}", begun.elapsed());
+        got += read;
+    }
+}
