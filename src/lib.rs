@@ -17,7 +17,7 @@
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
-//! | [`addr`], [`fetch`], [`problem`] | leaves that any room may use: an address, one HTTP GET, one error document | |
+//! | [`addr`], [`fetch`], [`problem`], [`protocol`] | leaves that any room may use: an address, one HTTP GET, one error document, what a dataserver speaks | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -44,6 +44,7 @@ pub mod liveness;
 pub mod metrics;
 pub mod nsq;
 pub mod problem;
+pub mod protocol;
 pub mod proxy;
 pub mod registry;
 pub mod server;
