@@ -5,6 +5,7 @@
 
 mod balance;
 mod body;
+mod connect;
 mod error;
 mod forward;
 mod headers;

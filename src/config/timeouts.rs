@@ -16,11 +16,15 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// A body, either way, that does not move. Default 60s.
     pub idle_body: Duration,
-    /// A tunnel (WebSocket) in which nothing moves. Default 1h.
+    /// A tunnel (WebSocket), or a body of gRPC either way, in which nothing moves. Default 1h.
     pub idle_tunnel: Duration,
     /// A connection to a dataserver without a request. Shorter than what common servers keep, so that
     /// it is the gateway that closes. Default 4s.
     pub pool_idle: Duration,
+    /// How long an HTTP/2 connection to a dataserver may be silent, with requests under way, before it is asked for a
+    /// sign of life; that has `response_head` to come. gRPC servers close a connection that asks more often than
+    /// every five minutes. Default 6m.
+    pub upstream_ping: Duration,
     /// From the signal to stop to when whatever is still under way is cut off. Default 30s.
     pub drain: Duration,
 }
@@ -38,6 +42,7 @@ impl Timeouts {
             idle_body: duration("idle_body", 60),
             idle_tunnel: duration("idle_tunnel", 3600),
             pool_idle: duration("pool_idle", 4),
+            upstream_ping: duration("upstream_ping", 360),
             drain: duration("drain", 30),
         };
         section.finish();

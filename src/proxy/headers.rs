@@ -17,9 +17,10 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::Worker;
-use super::body::{Body, RequestBody};
+use super::body::{Body, RequestBody, Stream};
 use super::error::{Checked, Error};
 
+pub(super) use fields::{clean_trailers, is_grpc};
 pub(super) use via::Via;
 
 /// Who sends the requests of a connection.
@@ -71,18 +72,33 @@ where
         if head.headers.len() > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);
         }
-        if let Err(error) = request::rewrite(&mut head, &body, &self.client, &settings.via) {
-            return Checked::refused(error);
-        }
-        let request = Request::from_parts(head, RequestBody::new(body, settings.timeouts.idle_body));
-        Checked::passed(AnswerFuture { inner: self.inner.call(request), worker: self.worker.clone() })
+        let is_http2 = head.version == Version::HTTP_2;
+        let trailers = match request::rewrite(&mut head, &body, &self.client, &settings.via) {
+            Ok(trailers) => trailers,
+            Err(error) => return Checked::refused(error),
+        };
+        let body = RequestBody::new(Stream::new(body, is_http2), settings.timeouts.idle_body);
+        let inner = self.inner.call(Request::from_parts(head, body));
+        Checked::passed(AnswerFuture { inner, trailers, worker: self.worker.clone() })
     }
+}
+
+/// What may become of an answer's trailers (RFC 9110 §6.5).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trailers {
+    /// The user speaks HTTP/2, where they are a part of every message.
+    Native,
+    /// The user speaks HTTP/1.1 and asked for them.
+    Wanted,
+    /// The user would not understand them.
+    Dropped,
 }
 
 pin_project! {
     pub(super) struct AnswerFuture<F> {
         #[pin]
         inner: F,
+        trailers: Trailers,
         worker: Rc<Worker>,
     }
 }
@@ -93,7 +109,10 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AnswerFuture<
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        response::rewrite(&mut response, &this.worker.settings.via);
+        response::rewrite(&mut response, &this.worker.settings.via, *this.trailers);
+        if *this.trailers == Trailers::Dropped {
+            response.body_mut().drop_trailers();
+        }
         // hyper lowers it for a user of HTTP/1.0, whose connection it would not keep open if it found that here.
         *response.version_mut() = Version::HTTP_11;
         Poll::Ready(Ok(response))

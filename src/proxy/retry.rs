@@ -144,7 +144,7 @@ where
                 Error::NoDataserver => this.last.take().unwrap_or(Error::NoDataserver),
                 error => error,
             };
-            let Some(reason) = reason(&error).filter(|_| *this.tries < TRIES) else {
+            let Some(reason) = reason(&error, unsent.is_some()).filter(|_| *this.tries < TRIES) else {
                 return Poll::Ready(Err(error));
             };
             let request = match (unsent, &this.copy) {
@@ -161,13 +161,15 @@ where
 }
 
 /// Why to ask another dataserver, if that is of use.
-fn reason(error: &Error) -> Option<metrics::Retry> {
+fn reason(error: &Error, is_unsent: bool) -> Option<metrics::Retry> {
     match error {
         Error::Upstream { failure, .. } => match failure {
             Failure::Resolve => Some(metrics::Retry::Resolve),
             Failure::Connect => Some(metrics::Retry::Connect),
             Failure::ConnectTimeout => Some(metrics::Retry::ConnectTimeout),
             Failure::Closed => Some(metrics::Retry::Closed),
+            Failure::Refused => Some(metrics::Retry::Refused),
+            Failure::Protocol if is_unsent => Some(metrics::Retry::Protocol),
             Failure::HeadTimeout | Failure::Protocol | Failure::Body => None,
         },
         _ => None,

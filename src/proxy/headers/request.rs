@@ -6,20 +6,26 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::Client;
-use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
+use super::fields::{insert_te_trailers, insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::via::Via;
+use super::{Client, Trailers};
 use crate::proxy::error::Error;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Checks a request and makes it one for a dataserver.
+/// Checks a request and makes it one for a dataserver that speaks HTTP/1.1. Returns what may become of the answer's
+/// trailers.
 ///
 /// # Errors
 /// When it must not be forwarded.
-pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &Via) -> Result<(), Error> {
+pub(super) fn rewrite(
+    head: &mut Parts,
+    body: &Incoming,
+    client: &Client,
+    via: &Via,
+) -> Result<Trailers, Error> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Error::MethodNotAllowed);
     }
@@ -34,9 +40,12 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &
 
     let headers = &mut head.headers;
     let upgrade = if head.version == Version::HTTP_11 { upgrade_wanted(headers) } else { None };
-    remove_hop_by_hop(headers);
+    let wants_trailers = remove_hop_by_hop(headers);
     if let Some(protocol) = upgrade {
         insert_upgrade(headers, protocol);
+    }
+    if wants_trailers && head.version != Version::HTTP_10 {
+        insert_te_trailers(headers);
     }
     // A length that is not known goes in chunks, also with a GET, of which hyper would drop the body.
     if body.size_hint().exact().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
@@ -55,8 +64,12 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, client: &Client, via: &
         }
     }
     via.add(headers, head.version);
-    head.version = Version::HTTP_11;
-    Ok(())
+    let trailers = match std::mem::replace(&mut head.version, Version::HTTP_11) {
+        Version::HTTP_2 => Trailers::Native,
+        Version::HTTP_11 if wants_trailers => Trailers::Wanted,
+        _ => Trailers::Dropped,
+    };
+    Ok(trailers)
 }
 
 /// What leaves a doubt about where this request ends and the next begins (RFC 9112 §6.1, §6.3) is not forwarded.

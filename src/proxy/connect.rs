@@ -1,0 +1,65 @@
+//! New connections to dataservers.
+
+mod http2;
+
+use std::net::SocketAddr;
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Worker;
+use super::pool::{Http1Connection, Upstream};
+use crate::addr::is_dialable;
+use crate::registry::Failure;
+
+pub(super) use http2::{Driver, http2};
+
+/// hyper's own limit of its read buffer, which a larger head must fit into.
+const HYPER_MAX_BUF: usize = 8192 + 4096 * 100;
+
+/// A connection for one HTTP/1.1 request after the other.
+pub(super) async fn http1(worker: &Worker, upstream: &Upstream) -> Result<Http1Connection, Failure> {
+    let within = worker.settings.timeouts.connect;
+    let stream = timeout(within, dial(worker, upstream)).await.map_err(|_| Failure::ConnectTimeout)??;
+    let limits = &worker.settings.limits;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(HYPER_MAX_BUF))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Failure::Connect)?;
+    let dataserver = upstream.addr.clone();
+    let task = tokio::task::spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            // Whoever had a request on it hears of it in terms of that request.
+            tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
+        }
+    });
+    Ok(Http1Connection::new(sender, task.abort_handle()))
+}
+
+async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
+    let stream = dial_any(worker, upstream).await?;
+    let _ = stream.set_nodelay(true); // only a matter of delay
+    Ok(stream)
+}
+
+async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
+    if let Some(target) = upstream.addr.socket_addr() {
+        return TcpStream::connect(target).await.map_err(|_| Failure::Connect);
+    }
+    let resolved = tokio::net::lookup_host(upstream.addr.as_str()).await.map_err(|_| Failure::Resolve)?;
+    // A name is no way around what is refused of an address.
+    let may_dial = |target: &SocketAddr| is_dialable(target.ip()) && !worker.settings.own.contains(*target);
+    let mut failure = Failure::Resolve;
+    for target in resolved.filter(may_dial) {
+        match TcpStream::connect(target).await {
+            Ok(stream) => return Ok(stream),
+            Err(_) => failure = Failure::Connect,
+        }
+    }
+    Err(failure)
+}
