@@ -1,6 +1,8 @@
 //! A request's way through the gateway, with raw bytes on both sides.
 
 mod failures;
+mod grpc;
+mod h2c;
 mod http2;
 mod limits;
 mod messages;
@@ -12,5 +14,7 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(failures::trials());
     trials.extend(limits::trials());
     trials.extend(http2::trials());
+    trials.extend(h2c::trials());
+    trials.extend(grpc::trials());
     trials
 }

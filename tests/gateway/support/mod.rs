@@ -2,6 +2,7 @@
 
 mod apiserver;
 mod broker;
+pub mod h2_stub;
 mod http;
 mod process;
 mod stub;
@@ -13,7 +14,8 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT};
 pub use broker::{Broker, Cluster};
-pub use http::{Reply, exchange, get, post, read_reply, request};
+pub use h2_stub::H2Stub;
+pub use http::{Reply, connect, exchange, get, post, read_reply, request};
 pub use process::Process;
 pub use stub::{Exchange, Stub};
 
