@@ -139,7 +139,7 @@ async fn connection(
 }
 
 /// The whole request; `None` if it breaks off.
-async fn take(request: Request<RecvStream>) -> Option<H2Exchange> {
+pub async fn take(request: Request<RecvStream>) -> Option<H2Exchange> {
     let (head, mut stream) = request.into_parts();
     let mut body = Vec::new();
     while let Some(part) = stream.data().await {

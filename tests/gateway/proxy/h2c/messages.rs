@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response, Version};
 use libtest_mimic::Trial;
 
 use super::gateway_and;
-use crate::support::h2_stub::Connections;
+use crate::support::h2_stub::{Connections, take};
 use crate::support::{
     Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, read_reply, request, trials, within,
 };
@@ -259,11 +259,19 @@ fn http_35_a_reset_after_the_head_is_never_an_end() {
     }
 }
 
-/// A stub that answers with a head, or never, and tells of the reset of each stream.
-fn waiting(answers: bool) -> (H2Stub, std::sync::mpsc::Receiver<Reason>) {
-    let (sender, resets) = std::sync::mpsc::channel();
+/// What a stub sees of a stream.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Begun,
+    Reset(Reason),
+}
+
+/// A stub that answers with a head, or never, and tells of each stream.
+fn waiting(answers: bool) -> (H2Stub, std::sync::mpsc::Receiver<Seen>) {
+    let (sender, seen) = std::sync::mpsc::channel();
     let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
         let sender = sender.clone();
+        sender.send(Seen::Begun).unwrap();
         Box::pin(async move {
             let _upload = request;
             let reset = if answers {
@@ -272,70 +280,71 @@ fn waiting(answers: bool) -> (H2Stub, std::sync::mpsc::Receiver<Reason>) {
             } else {
                 std::future::poll_fn(|cx| respond.poll_reset(cx)).await
             };
-            sender.send(reset.unwrap()).unwrap();
+            sender.send(Seen::Reset(reset.unwrap())).unwrap();
         })
     });
-    (stub, resets)
+    (stub, seen)
 }
 
 fn http_49_the_user_goes_and_the_stream_is_reset() {
     let chunked = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
     for answers in [false, true] {
         for bytes in [&request("GET /", &[], b"")[..], chunked] {
-            let (stub, resets) = waiting(answers);
+            let what = format!("answers: {answers}, {}", String::from_utf8_lossy(bytes));
+            let (stub, seen) = waiting(answers);
             let gateway = gateway_and(&stub);
             let mut stream = connect(gateway.listen);
             stream.write_all(bytes).unwrap();
+            assert_eq!(within(Duration::from_secs(10), &what, || seen.try_recv().ok()), Seen::Begun);
             if answers {
-                let mut head = [0; 12];
-                stream.read_exact(&mut head).unwrap();
-            } else {
-                eventually("it to be under way", || {
-                    (get(gateway.listen, "/dataservers").json()["dataservers"][0]["in_flight"] == 1)
-                        .then_some(())
-                });
+                stream.read_exact(&mut [0; 12]).unwrap();
             }
             stream.shutdown(Shutdown::Both).unwrap();
-            let what = format!("answers: {answers}, {}", String::from_utf8_lossy(bytes));
-            within(Duration::from_secs(3), &what, || resets.try_recv().ok());
+            within(Duration::from_secs(3), &what, || seen.try_recv().ok());
         }
-        let (stub, resets) = waiting(answers);
+        let (stub, seen) = waiting(answers);
         let gateway = gateway_and(&stub);
         with_h2(gateway.listen, async |mut sender| {
             let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
             upload.send_data(Bytes::from_static(b"x"), false).unwrap();
-            if answers {
-                answer.await.unwrap();
-            } else {
-                tokio::time::sleep(Duration::from_millis(200)).await; // or it would never have left
-            }
+            let next = async |seen: std::sync::mpsc::Receiver<Seen>| {
+                let wait = move || (within(Duration::from_secs(3), "it", || seen.try_recv().ok()), seen);
+                tokio::task::spawn_blocking(wait).await.unwrap()
+            };
+            let (begun, seen) = next(seen).await;
+            let answer = if answers { Err(answer.await.unwrap()) } else { Ok(answer) };
             upload.send_reset(Reason::CANCEL);
-            tokio::task::spawn_blocking(move || {
-                let reset = within(Duration::from_secs(3), "a reset", || resets.try_recv().ok());
-                assert_eq!(reset, Reason::CANCEL);
-            })
-            .await
-            .unwrap();
+            let (reset, _) = next(seen).await;
+            assert_eq!((begun, reset), (Seen::Begun, Seen::Reset(Reason::CANCEL)));
+            drop(answer);
         });
     }
 }
 
+/// A stub that answers at once, then takes the upload and tells whether it was whole.
+fn answering_early() -> (H2Stub, std::sync::mpsc::Receiver<bool>) {
+    let (sender, whole) = std::sync::mpsc::channel();
+    let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
+        let sender = sender.clone();
+        Box::pin(async move {
+            let _answer = respond.send_response(Response::new(()), false).unwrap();
+            sender.send(take(request).await.is_some()).unwrap();
+        })
+    });
+    (stub, whole)
+}
+
 fn http_16_an_upload_cut_short_is_never_whole() {
     for reason in [Reason::CANCEL, Reason::NO_ERROR] {
-        let (two, one) = (H2Stub::ok(""), Stub::ok(""));
-        let gateways = [gateway_and(&two), Apiserver::start(PATIENT)];
-        gateways[1].announce(&[one.addr()]);
-        for gateway in gateways {
-            with_h2(gateway.listen, async |mut sender| {
-                let (_answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
-                upload.send_data(Bytes::from_static(b"half"), false).unwrap();
-                tokio::time::sleep(Duration::from_millis(200)).await; // or it would never have left
-                upload.send_reset(reason);
-            });
-            let requests = "gateway_requests_in_flight";
-            eventually("nothing under way", || (gateway.metric(requests) == 0.0).then_some(()));
-        }
-        assert_eq!(two.requests().len(), 0, "{reason:?}");
-        assert!(one.requests().iter().all(|request| !request.complete), "{reason:?}");
+        let (stub, whole) = answering_early();
+        let gateway = gateway_and(&stub);
+        with_h2(gateway.listen, async |mut sender| {
+            let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
+            upload.send_data(Bytes::from_static(b"half"), false).unwrap();
+            let _answer = answer.await.unwrap();
+            upload.send_reset(reason);
+            let wait = move || within(Duration::from_secs(10), "its end", || whole.try_recv().ok());
+            assert!(!tokio::task::spawn_blocking(wait).await.unwrap(), "{reason:?}");
+        });
     }
 }
