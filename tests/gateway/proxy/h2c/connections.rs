@@ -22,6 +22,8 @@ pub fn trials() -> Vec<Trial> {
         streams_are_bounded,
         many_requests_share_few_connections,
         an_idle_connection_is_closed,
+        a_dataserver_that_fell_silent_is_found_out_by_a_ping,
+        after_a_late_answer_requests_go_on_a_new_connection,
         what_is_spoken_follows_the_heartbeats,
         upstream_protocol_is_the_default,
     ]
@@ -253,6 +255,30 @@ fn an_idle_connection_is_closed() {
     assert_eq!(get(gateway.listen, "/").status, 200);
     eventually("its end", || (stub.connections() == (1, 1)).then_some(()));
     assert_eq!(get(gateway.listen, "/").status, 200);
+}
+
+fn a_dataserver_that_fell_silent_is_found_out_by_a_ping() {
+    const HEAD_200: [u8; 10] = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+    let stub = Stub::raw(|mut stream| {
+        stream.write_all(&SETTINGS).unwrap();
+        read_to_headers(&mut stream).unwrap();
+        stream.write_all(&HEAD_200).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()); // pings too
+    });
+    let timeouts = "timeouts: {upstream_ping: 200ms, response_head: 300ms, idle_body: 1h}\n";
+    let gateway = Apiserver::start(&format!("{PATIENT}{timeouts}"));
+    gateway.announce_h2c(&[stub.addr()]);
+    let reply = exchange(gateway.listen, &request("GET /", &[], b""));
+    assert_eq!((reply.status, reply.complete), (200, false));
+}
+
+fn after_a_late_answer_requests_go_on_a_new_connection() {
+    let (stub, gate) = held(Connections::default());
+    let gateway = gateway_with("gateway: {workers: 1}\ntimeouts: {response_head: 1s}\n", &stub);
+    assert_eq!(post(gateway.listen, "/", b"x").status, 504);
+    gate.add_permits(100);
+    assert_eq!(post(gateway.listen, "/", b"x").status, 200);
+    assert_eq!(stub.connections().0, 2);
 }
 
 fn what_is_spoken_follows_the_heartbeats() {

@@ -321,13 +321,13 @@ fn http_49_the_user_goes_and_the_stream_is_reset() {
     }
 }
 
-/// A stub that answers at once, then takes the upload and tells whether it was whole.
-fn answering_early() -> (H2Stub, std::sync::mpsc::Receiver<bool>) {
+/// A stub that answers at once, with or without the end of the answer, then takes the upload and tells whether it was whole.
+fn answering_early(ends: bool) -> (H2Stub, std::sync::mpsc::Receiver<bool>) {
     let (sender, whole) = std::sync::mpsc::channel();
     let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
         let sender = sender.clone();
         Box::pin(async move {
-            let _answer = respond.send_response(Response::new(()), false).unwrap();
+            let _answer = respond.send_response(Response::new(()), ends).unwrap();
             sender.send(take(request).await.is_some()).unwrap();
         })
     });
@@ -335,8 +335,8 @@ fn answering_early() -> (H2Stub, std::sync::mpsc::Receiver<bool>) {
 }
 
 fn http_16_an_upload_cut_short_is_never_whole() {
-    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
-        let (stub, whole) = answering_early();
+    for (reason, ends) in [(Reason::CANCEL, true), (Reason::NO_ERROR, true), (Reason::CANCEL, false)] {
+        let (stub, whole) = answering_early(ends);
         let gateway = gateway_and(&stub);
         with_h2(gateway.listen, async |mut sender| {
             let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
