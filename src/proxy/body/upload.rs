@@ -117,7 +117,7 @@ impl http_body::Body for Upload {
         match &frame {
             Some(Ok(frame)) => match frame.data_ref() {
                 Some(bytes) => shared.keep(bytes),
-                // Trailers: what came to its end was not refused.
+                // Trailers are not kept: requests that have some are rare.
                 None => drop(shared.kept.take()),
             },
             Some(Err(error)) => {
