@@ -270,6 +270,9 @@ fn a_dataserver_that_fell_silent_is_found_out_by_a_ping() {
     gateway.announce_h2c(&[stub.addr()]);
     let reply = exchange(gateway.listen, &request("GET /", &[], b""));
     assert_eq!((reply.status, reply.complete), (200, false));
+    // It was the dataserver that failed, not the user who gave up.
+    let failures = format!("gateway_upstream_errors_total{{dataserver=\"{}\",kind=\"body\"}}", stub.addr());
+    assert!(gateway.metric(&failures) > 0.0);
 }
 
 fn after_a_late_answer_requests_go_on_a_new_connection() {
