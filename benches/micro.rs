@@ -7,6 +7,7 @@ use std::time::Duration;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use nsq_gateway::addr::Addr;
 use nsq_gateway::heartbeat::Heartbeat;
+use nsq_gateway::protocol::Protocol;
 use nsq_gateway::registry::Registry;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -24,7 +25,7 @@ fn filled(addrs: &[Addr]) -> Registry {
     let registry = Registry::new(Duration::from_secs(3600), addrs.len());
     let now = Instant::now();
     for addr in addrs {
-        registry.record(addr, now, now);
+        registry.record(addr, Protocol::Http1, now, now);
     }
     registry.publish();
     registry
@@ -48,7 +49,7 @@ fn record(c: &mut Criterion) {
         let registry = filled(&addrs);
         let (now, mut next) = (Instant::now(), addrs.iter().cycle());
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            b.iter(|| registry.record(next.next().unwrap(), now, now));
+            b.iter(|| registry.record(next.next().unwrap(), Protocol::Http1, now, now));
         });
     }
 }

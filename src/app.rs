@@ -106,7 +106,8 @@ impl App {
         if let Some(embedded) = embedded {
             tasks.spawn_late("embedded NSQ", |stop| embedded.run(stop.cancelled_owned()));
         }
-        let intake = Intake::new(registry.clone(), metrics.clone(), own.clone());
+        let protocol = config.gateway.upstream_protocol;
+        let intake = Intake::new(registry.clone(), metrics.clone(), own.clone(), protocol);
         let embedded_tcp = nsq_addrs.map(|nsq| nsq.tcp.to_string());
         let subscriber = Subscriber::new(&config, embedded_tcp, intake, metrics.clone())?;
         tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));

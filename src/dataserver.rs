@@ -44,7 +44,7 @@ impl Dataserver {
 /// When NSQ does not take the topic's name, or the listener fails.
 pub async fn run(dataserver: Dataserver, config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let Dataserver { listener, addr, name } = dataserver;
-    let announcer = Announcer::new(addr.clone(), None, config)?;
+    let announcer = Announcer::new(addr.clone(), None, None, config)?;
     tracing::info!(dataserver = %addr, "dataserver listens");
     let app = sample::router(addr, name);
     let serve = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());

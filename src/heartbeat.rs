@@ -1,12 +1,13 @@
 //! The wire format of a heartbeat: the body of one NSQ message. Pure: bytes in, a heartbeat or a refusal out.
 //!
 //! Two forms, told apart by the first byte: the plain `host:port` that the Go dataservers send, and a
-//! JSON object `{"addr":"host:port"}` whose other fields are optional; those not known here are ignored,
-//! so that a newer dataserver can talk to an older gateway.
+//! JSON object `{"addr":"host:port","proto":"h2c"}` whose fields but `addr` are optional; those not known here are
+//! ignored, so that a newer dataserver can talk to an older gateway.
 
 use serde::Deserialize;
 
 use crate::addr::{Addr, AddrError};
+use crate::protocol::Protocol;
 
 /// Longest body that is read, in bytes. A JSON heartbeat with every field is under 1 KiB.
 pub const MAX_BODY: usize = 4096;
@@ -16,6 +17,8 @@ pub const MAX_BODY: usize = 4096;
 pub struct Heartbeat {
     /// Where its requests go.
     pub addr: Addr,
+    /// What it speaks; `None` if it does not say.
+    pub protocol: Option<Protocol>,
 }
 
 /// Why a body is no heartbeat. The [`label`](Refusal::label) is the `result` under which it is counted.
@@ -34,6 +37,9 @@ pub enum Refusal {
     /// The address is one that no dataserver can have.
     #[error("the address {0}")]
     Addr(#[from] AddrError),
+    /// Its `proto` is none that is known here: requests would not be understood.
+    #[error("the \"proto\" is neither \"http/1.1\" nor \"h2c\"")]
+    Proto,
     /// The address is one that this gateway listens on: a request would go round in circles.
     #[error("the address is one of this gateway's own listeners")]
     OwnListener,
@@ -41,7 +47,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for whoever counts them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::BadJson,
@@ -51,6 +57,7 @@ impl Refusal {
         Self::Addr(AddrError::Port),
         Self::Addr(AddrError::Host),
         Self::Addr(AddrError::Forbidden),
+        Self::Proto,
         Self::OwnListener,
     ];
 
@@ -66,6 +73,7 @@ impl Refusal {
             Self::Addr(AddrError::Port) => "refused_addr_port",
             Self::Addr(AddrError::Host) => "refused_addr_host",
             Self::Addr(AddrError::Forbidden) => "refused_addr_forbidden",
+            Self::Proto => "refused_proto",
             Self::OwnListener => "refused_own_listener",
         }
     }
@@ -76,6 +84,8 @@ impl Refusal {
 struct Json<'a> {
     #[serde(borrow)]
     addr: std::borrow::Cow<'a, str>,
+    /// Any value: one that is no text is as unknown as an unknown name.
+    proto: Option<serde_json::Value>,
 }
 
 impl Heartbeat {
@@ -85,18 +95,25 @@ impl Heartbeat {
             return Err(Refusal::TooLarge);
         }
         let text = std::str::from_utf8(body).map_err(|_| Refusal::NotUtf8)?;
-        let addr = if text.starts_with('{') {
-            let json: Json<'_> = serde_json::from_str(text).map_err(|_| Refusal::BadJson)?;
-            json.addr.parse()?
-        } else {
-            text.parse()?
-        };
-        Ok(Self { addr })
+        if !text.starts_with('{') {
+            return Ok(Self { addr: text.parse()?, protocol: None });
+        }
+        let json: Json<'_> = serde_json::from_str(text).map_err(|_| Refusal::BadJson)?;
+        let addr = json.addr.parse()?;
+        let known = |proto: serde_json::Value| proto.as_str()?.parse().ok();
+        let protocol = json.proto.map(|proto| known(proto).ok_or(Refusal::Proto)).transpose()?;
+        Ok(Self { addr, protocol })
     }
 
-    /// The plain form, which every gateway and the seed's own apiserver read.
-    pub fn encode_plain(&self) -> Vec<u8> {
-        self.addr.as_str().as_bytes().to_vec()
+    /// The plain form, which every gateway and the seed's own apiserver read, if it can say all there is to say.
+    pub fn encode(&self) -> Vec<u8> {
+        let addr = self.addr.as_str();
+        match self.protocol {
+            None => addr.as_bytes().to_vec(),
+            Some(protocol) => {
+                serde_json::json!({ "addr": addr, "proto": protocol.as_str() }).to_string().into()
+            }
+        }
     }
 }
 
@@ -115,6 +132,20 @@ mod tests {
         assert_eq!(decode(b"127.0.0.1:10001").as_deref(), Ok("127.0.0.1:10001"));
         assert_eq!(decode(br#"{"addr":"127.0.0.1:10001"}"#).as_deref(), Ok("127.0.0.1:10001"));
         assert_eq!(decode(br#"{"seq":7,"addr":"db1:80","zone":{"a":[1]}}"#).as_deref(), Ok("db1:80"));
+    }
+
+    #[test]
+    fn what_it_speaks_is_optional() {
+        let protocol = |body: &str| Heartbeat::decode(body.as_bytes()).map(|heartbeat| heartbeat.protocol);
+        for body in ["a:1", r#"{"addr":"a:1"}"#, r#"{"addr":"a:1","proto":null}"#] {
+            assert_eq!(protocol(body), Ok(None), "{body}");
+        }
+        assert_eq!(protocol(r#"{"addr":"a:1","proto":"h2c"}"#), Ok(Some(Protocol::H2c)));
+        assert_eq!(protocol(r#"{"proto":"http/1.1","addr":"a:1"}"#), Ok(Some(Protocol::Http1)));
+        for proto in [r#""H2C""#, "\"\"", r#""h2""#, "7", "true", "[]", r#"{"h2c":1}"#] {
+            let body = format!(r#"{{"addr":"a:1","proto":{proto}}}"#);
+            assert_eq!(protocol(&body), Err(Refusal::Proto), "{body}");
+        }
     }
 
     #[test]
@@ -146,16 +177,21 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_heartbeat_or_a_refusal(body in proptest::collection::vec(any::<u8>(), 0..600)) {
-            if let Ok(heartbeat) = Heartbeat::decode(&body) {
-                prop_assert_eq!(Heartbeat::decode(&heartbeat.encode_plain()), Ok(heartbeat.clone()));
+            if let Ok(mut heartbeat) = Heartbeat::decode(&body) {
+                prop_assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat.clone()));
+                heartbeat.protocol = Some(Protocol::H2c);
+                prop_assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat.clone()));
+                heartbeat.protocol = None;
                 let json = serde_json::json!({ "addr": heartbeat.addr.as_str() }).to_string();
                 prop_assert_eq!(Heartbeat::decode(json.as_bytes()), Ok(heartbeat));
             }
         }
 
         #[test]
-        fn any_json_is_a_heartbeat_or_a_refusal(addr in ".{0,60}", key in "[a-z]{1,8}", number: i64) {
-            let body = serde_json::json!({ "addr": addr, key: number }).to_string();
+        fn any_json_is_a_heartbeat_or_a_refusal(
+            addr in ".{0,60}", key in "[a-z]{1,8}", number: i64, proto in ".{0,10}",
+        ) {
+            let body = serde_json::json!({ "addr": addr, key: number, "proto": proto }).to_string();
             let _ = Heartbeat::decode(body.as_bytes());
         }
     }

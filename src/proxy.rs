@@ -5,10 +5,10 @@
 
 mod balance;
 mod body;
+mod connect;
 mod error;
 mod forward;
 mod headers;
-mod incoming;
 mod instrument;
 mod limit;
 mod pool;
@@ -30,13 +30,13 @@ use tower::{Service, ServiceBuilder};
 
 use crate::addr::OwnListeners;
 use crate::config::{self, Config};
+use crate::http1::Scratch;
 use crate::metrics::Metrics;
 use crate::registry::{Reader, Registry};
 
-pub use body::Body;
+pub use body::{Body, Incoming};
 pub use error::Error;
 pub use headers::{Client, check};
-pub use incoming::Incoming;
 
 use headers::Via;
 use pool::Pool;
@@ -52,6 +52,7 @@ pub struct Worker {
     pool: Pool,
     retry_budget: Budget,
     tunnels: TaskTracker,
+    scratch: Rc<Scratch>,
     settings: Settings,
 }
 
@@ -97,6 +98,7 @@ impl Worker {
             pool: Pool::default(),
             retry_budget: Budget::new(settings.retry_budget, settings.workers),
             tunnels: TaskTracker::new(),
+            scratch: Rc::default(),
             settings,
         }))
     }

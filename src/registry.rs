@@ -25,6 +25,7 @@ pub use reader::Reader;
 pub use traffic::{Failure, Shard, Totals, Traffic};
 
 use crate::addr::Addr;
+use crate::protocol::Protocol;
 
 /// How long the counts of a dataserver that left are kept, so that they go on if it comes back.
 pub const TRAFFIC_KEPT: Duration = Duration::from_secs(10 * 60);
@@ -105,14 +106,14 @@ impl Registry {
     }
 
     /// Takes in a heartbeat that its dataserver sent at `sent`, which is not later than `now`.
-    pub fn record(&self, addr: &Addr, sent: Instant, now: Instant) -> Recorded {
+    pub fn record(&self, addr: &Addr, protocol: Protocol, sent: Instant, now: Instant) -> Recorded {
         let inner = &*self.inner;
         if now.saturating_duration_since(sent) > self.ttl() {
             return Recorded::Stale;
         }
         let sent = inner.stamp(sent);
         if let Some(entry) = inner.entries.get(addr) {
-            entry.hear(sent);
+            entry.hear(sent, protocol);
             return Recorded::Refreshed;
         }
         // Counted before it is inserted: two new ones at once must not both take the last place.
@@ -123,13 +124,15 @@ impl Registry {
         match inner.entries.entry(addr.clone()) {
             Slot::Occupied(slot) => {
                 inner.len.fetch_sub(1, Ordering::Relaxed);
-                slot.get().hear(sent);
+                slot.get().hear(sent, protocol);
                 Recorded::Refreshed
             }
             Slot::Vacant(slot) => {
                 let id = inner.next_id.fetch_add(1, Ordering::Relaxed);
                 let traffic = inner.take_departed(addr);
-                slot.insert(Arc::new(Entry::new(id, addr.clone(), inner.stamp(now), sent, traffic)));
+                let entry = Entry::new(id, addr.clone(), inner.stamp(now), traffic);
+                entry.hear(sent, protocol);
+                slot.insert(Arc::new(entry));
                 inner.changed.notify_one();
                 Recorded::Joined
             }

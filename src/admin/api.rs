@@ -49,6 +49,7 @@ struct Dataservers {
 #[derive(Serialize)]
 struct Dataserver {
     addr: String,
+    protocol: &'static str,
     state: &'static str,
     first_seen: String,
     last_heartbeat: String,
@@ -74,6 +75,7 @@ impl Dataserver {
         let age = now.saturating_duration_since(entry.last_heard);
         Self {
             addr: entry.addr.to_string(),
+            protocol: entry.protocol.as_str(),
             state: LIVE,
             first_seen: rfc_3339(entry.joined),
             last_heartbeat: rfc_3339(entry.last_heard),

@@ -11,6 +11,7 @@ use nsq_gateway::addr::Addr;
 use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH, ServerAddr};
 use nsq_gateway::dataserver::{self, Announcer, Dataserver, Probe};
+use nsq_gateway::protocol::Protocol;
 use nsq_gateway::telemetry::LogFormat;
 
 /// The sample dataserver: serves HTTP and announces itself over NSQ.
@@ -37,6 +38,9 @@ enum Command {
         /// What to announce
         #[arg(long, value_name = "HOST:PORT")]
         addr: Addr,
+        /// What it speaks: http/1.1 or h2c; without it, gateways go by their gateway.upstream_protocol
+        #[arg(long, value_name = "PROTOCOL")]
+        proto: Option<Protocol>,
         /// Announce it only while this URL answers 2xx
         #[arg(long, value_name = "URL")]
         probe: Option<Probe>,
@@ -55,10 +59,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match args.command {
-        Some(Command::Announce { addr, probe, config, log_format }) => {
+        Some(Command::Announce { addr, proto, probe, config, log_format }) => {
             with_config(config.as_deref(), |config| {
                 cli::run(log_format, |stop| async move {
-                    let announcer = Announcer::new(addr, probe, &config)?;
+                    let announcer = Announcer::new(addr, proto, probe, &config)?;
                     stop.run_until_cancelled(announcer.run()).await;
                     anyhow::Ok(())
                 })

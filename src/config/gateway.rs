@@ -6,6 +6,7 @@ use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
 use super::{Networks, Tls};
+use crate::protocol::Protocol;
 
 /// Where requests come in, and how they are spread.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +22,8 @@ pub struct Gateway {
     pub workers: usize,
     /// How a dataserver is chosen. Default random.
     pub balance: Balance,
+    /// What a dataserver speaks whose heartbeat does not say. Default http1.
+    pub upstream_protocol: Protocol,
     /// How many requests of which something was already sent may be sent again.
     pub retry_budget: RetryBudget,
     /// Where the admin paths are served instead of on `listen`. Default none.
@@ -39,6 +42,7 @@ impl Gateway {
             proxy_protocol: section.value("proxy_protocol", false),
             workers: section.within("workers", 0, 0, 1024),
             balance: section.value("balance", Balance::Random),
+            upstream_protocol: section.value("upstream_protocol", Protocol::Http1),
             retry_budget: RetryBudget::read(section.section("retry_budget")),
             admin_listen: section.optional("admin_listen"),
             admin_allow: Networks::read(&mut section, "admin_allow", Networks::loopback_and_private()),
@@ -65,6 +69,18 @@ impl FromYaml for Balance {
         match value.as_str()? {
             "random" => Some(Self::Random),
             "p2c" => Some(Self::P2c),
+            _ => None,
+        }
+    }
+}
+
+impl FromYaml for Protocol {
+    const EXPECTED: &'static str = "http1 or h2c";
+
+    fn from_yaml(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "http1" => Some(Self::Http1),
+            "h2c" => Some(Self::H2c),
             _ => None,
         }
     }

@@ -20,6 +20,9 @@ pub struct Limits {
     /// Requests under way at once; over it, 503 at once. A worker that has less than its even share takes one
     /// all the same: it does not ask the others for each request. Default 10000.
     pub in_flight: usize,
+    /// HTTP/2 connections of one worker to one dataserver. Another is opened only when those there have no free
+    /// stream; over it, requests go elsewhere. Default 64, at most 10000.
+    pub h2c_connections: usize,
 }
 
 impl Limits {
@@ -31,6 +34,7 @@ impl Limits {
             cancelled_streams: section.within("cancelled_streams", 500, 1, 1_000_000),
             connections: section.within("connections", 10_000, 1, 10_000_000),
             in_flight: section.within("in_flight", 10_000, 1, 10_000_000),
+            h2c_connections: section.within("h2c_connections", 64, 1, 10_000),
         };
         section.finish();
         limits

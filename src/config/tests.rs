@@ -93,6 +93,7 @@ gateway:
   listen: abc
   workers: -1
   balance: least
+  upstream_protocol: h2
   admin_allow: [loopback, 10.0.0.0/33]
   tsl: {}
 registry: {ttl: 10, sweep_interval: 0s}
@@ -112,6 +113,7 @@ limits: {headers: many}
             "gateway.listen: \"abc\" is not HOST:PORT",
             "gateway.workers: -1 is not a whole number",
             "gateway.balance: \"least\" is not random or p2c",
+            "gateway.upstream_protocol: \"h2\" is not http1 or h2c",
             "gateway.admin_allow[1]: \"10.0.0.0/33\" is not loopback, private, an IP address or a network such as 10.0.0.0/8",
             "gateway.tsl: is not a known key",
             "registry.ttl: 10 is not a duration such as 10s or 500ms",

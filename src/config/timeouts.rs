@@ -15,9 +15,12 @@ pub struct Timeouts {
     pub request_head: Duration,
     /// From when a request was sent to when the head of its answer is complete. Default 30s.
     pub response_head: Duration,
+    /// How long a dataserver has to say whether it wants the body of a request with `Expect: 100-continue`; then it
+    /// is sent all the same. Default 1s.
+    pub expect_continue: Duration,
     /// A body, either way, that does not move. Default 60s.
     pub idle_body: Duration,
-    /// A tunnel (WebSocket) in which nothing moves. Default 1h.
+    /// A tunnel (WebSocket), or a body of gRPC either way, in which nothing moves. Default 1h.
     pub idle_tunnel: Duration,
     /// A connection to a dataserver without a request. Shorter than what common servers keep, so that
     /// it is the gateway that closes. Default 4s.
@@ -25,6 +28,10 @@ pub struct Timeouts {
     /// After an answer that is the last of its connection: to read and drop what the user still sends, so
     /// that it sees the answer. Default 5s.
     pub linger: Duration,
+    /// How long an HTTP/2 connection to a dataserver may be silent, with requests under way, before it is asked for a
+    /// sign of life; that has `response_head` to come. gRPC servers close a connection that asks more often than
+    /// every five minutes. Default 6m.
+    pub upstream_ping: Duration,
     /// From the signal to stop to when whatever is still under way is cut off. Default 30s.
     pub drain: Duration,
 }
@@ -39,10 +46,12 @@ impl Timeouts {
             connect: duration("connect", 1),
             request_head: duration("request_head", 30),
             response_head: duration("response_head", 30),
+            expect_continue: duration("expect_continue", 1),
             idle_body: duration("idle_body", 60),
             idle_tunnel: duration("idle_tunnel", 3600),
             pool_idle: duration("pool_idle", 4),
             linger: duration("linger", 5),
+            upstream_ping: duration("upstream_ping", 360),
             drain: duration("drain", 30),
         };
         section.finish();

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::fetch;
 use crate::heartbeat::Heartbeat;
 use crate::nsq::{Nsqds, Publisher};
+use crate::protocol::Protocol;
 
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,14 +58,20 @@ enum State {
 }
 
 impl Announcer {
-    /// Announces `addr` to the nsqds of `config`, and with a probe only while that succeeds.
+    /// Announces `addr` to the nsqds of `config`, with what it speaks if that is to be said, and with a probe only
+    /// while that succeeds.
     ///
     /// # Errors
     /// When NSQ does not take the topic's name.
-    pub fn new(addr: Addr, probe: Option<Probe>, config: &Config) -> anyhow::Result<Self> {
+    pub fn new(
+        addr: Addr,
+        protocol: Option<Protocol>,
+        probe: Option<Probe>,
+        config: &Config,
+    ) -> anyhow::Result<Self> {
         let publisher = Publisher::new(config, Nsqds::of(config))?;
         let interval = config.common.heart_beat_time;
-        Ok(Self { heartbeat: Heartbeat { addr }, probe, publisher, interval })
+        Ok(Self { heartbeat: Heartbeat { addr, protocol }, probe, publisher, interval })
     }
 
     /// Announces for as long as it is polled.
@@ -92,7 +99,7 @@ impl Announcer {
             }
             return State::ProbeFailed;
         }
-        match self.publisher.publish(&self.heartbeat.encode_plain()).await {
+        match self.publisher.publish(&self.heartbeat.encode()).await {
             Ok(nsqd) => {
                 if *before == State::Announced {
                     tracing::trace!(%dataserver, nsqd, "heartbeat sent");

@@ -6,18 +6,21 @@ use std::io::Write;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::body::{BodyError, Decoder, Upgraded};
 use super::chunked::Part;
-use super::head::Limits;
+use super::head::{Limits, content_length};
 use super::output::{BadBody, Framing, Output, write_field};
 use super::response::{Head, Malformed, parse};
 use super::wire::{Io, ReadError, Scratch, Wire};
+use crate::alarm::Alarm;
 
 /// Bytes that most heads of requests have room in.
 const HEAD_CAPACITY: usize = 512;
@@ -75,38 +78,56 @@ impl<IO: Io> Client<IO> {
         Self { shared: Rc::new(shared) }
     }
 
-    /// Whether another request can go out on it. It was closed from the other side, or said something that nobody
-    /// asked for, if there is anything to read.
-    pub fn is_reusable(&self) -> bool {
-        let shared = &*self.shared;
-        let mut wire = shared.wire.borrow_mut();
-        if !shared.keep_alive.get() || !wire.body.is_end() || !wire.unread.is_empty() {
-            return false;
-        }
+    /// Whether the last exchange is over and left the connection as it was.
+    pub fn is_free(&self) -> bool {
+        let wire = self.shared.wire.borrow();
+        self.shared.keep_alive.get() && wire.body.is_end() && wire.unread.is_empty()
+    }
+
+    /// Whether it is free, and the other side has not closed it. Nor said anything: nobody asked.
+    pub fn is_open(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        wire.poll_read_head(&shared.scratch, &mut cx, |_| 0).is_pending()
+        let mut read = || self.shared.wire.borrow_mut().poll_read_head(&self.shared.scratch, &mut cx, |_| 0);
+        self.is_free() && read().is_pending()
     }
 
     /// Sends a request and waits for the head of its answer. A body that is not out by then is sent on while the
-    /// answer is read.
+    /// answer is read. One that waits for a 100 is sent when that comes, or after `expect_continue`.
     ///
     /// # Errors
     /// With the request, when there is no answer.
-    pub async fn exchange<B>(&self, mut request: Request<B>) -> Result<Response<Answer<IO>>, Failed<B>>
+    pub async fn exchange<B>(
+        &self,
+        mut request: Request<B>,
+        expect_continue: Duration,
+    ) -> Result<Response<Answer<IO>>, Failed<B>>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
         let shared = &self.shared;
         let mut output = write_head(&request);
-        let (mut is_sent, mut parsed, mut interim) = (false, 0, 0);
+        let (mut is_sent, mut parsed, mut interim) = (false, 0, Interim::default());
+        let mut hold = expects_continue(&request).then(|| Alarm::new(Instant::now() + expect_continue));
         let head = poll_fn(|cx| {
-            is_sent = is_sent || shared.poll_send(&mut output, Pin::new(request.body_mut()), cx)?.is_ready();
-            shared.poll_answer(request.method(), &mut parsed, &mut interim, cx)
+            if !is_sent {
+                let held = hold.is_some();
+                is_sent = shared.poll_send(&mut output, Pin::new(request.body_mut()), held, cx)?.is_ready();
+            }
+            let head = shared.poll_answer(request.method(), &mut parsed, &mut interim, cx);
+            let is_due = hold.as_mut().is_some_and(|hold| interim.continued || hold.poll(cx).is_ready());
+            if head.is_pending() && is_due {
+                hold = None;
+                cx.waker().wake_by_ref(); // to send it
+            }
+            head
         });
         match head.await {
             Ok(head) => {
                 shared.begin_answer(&head);
-                if !is_sent {
+                if !is_sent && hold.is_some() {
+                    // The answer came instead of a 100: nobody wants the body.
+                    shared.keep_alive.set(false);
+                } else if !is_sent {
                     shared.send_on(output, request.into_body());
                 }
                 let answer = Answer { shared: shared.clone() };
@@ -121,11 +142,19 @@ impl<IO: Io> Client<IO> {
     }
 
     /// The connection itself, after an answer that switched protocols.
-    pub fn into_upgraded(self) -> Option<Upgraded> {
+    pub fn upgraded(&self) -> Option<Upgraded> {
         let mut wire = self.shared.wire.borrow_mut();
         let io = Box::pin(wire.io.take()?);
         Some(Upgraded { unread: std::mem::take(&mut wire.unread), io })
     }
+}
+
+/// The interim answers to a request.
+#[derive(Default)]
+struct Interim {
+    count: usize,
+    /// One was the 100 that its body waits for.
+    continued: bool,
 }
 
 impl<IO: Io> Shared<IO> {
@@ -133,13 +162,16 @@ impl<IO: Io> Shared<IO> {
         &self,
         output: &mut Output,
         mut body: Pin<&mut B>,
+        held: bool,
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, Error<B::Error>> {
         loop {
-            output.fill(body.as_mut(), cx).map_err(|bad| match bad {
-                BadBody::Error(error) => Error::Body(error),
-                BadBody::Length => Error::BodyLength,
-            })?;
+            if !held {
+                output.fill(body.as_mut(), cx).map_err(|bad| match bad {
+                    BadBody::Error(error) => Error::Body(error),
+                    BadBody::Length => Error::BodyLength,
+                })?;
+            }
             if output.is_done() {
                 return Ok(Poll::Ready(()));
             }
@@ -163,7 +195,7 @@ impl<IO: Io> Shared<IO> {
         &self,
         method: &Method,
         parsed: &mut usize,
-        interim: &mut usize,
+        interim: &mut Interim,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Error<E>>> {
         let parse = |bytes: &[u8]| Ok(parse(bytes, method, self.limits)?.map(|head| (head.bytes, head)));
@@ -179,8 +211,9 @@ impl<IO: Io> Shared<IO> {
                 return Poll::Ready(Ok(head));
             }
             *parsed = 0;
-            *interim += 1;
-            if *interim > MAX_INTERIM {
+            interim.count += 1;
+            interim.continued |= status == StatusCode::CONTINUE;
+            if interim.count > MAX_INTERIM {
                 return Poll::Ready(Err(Error::Malformed(Malformed::Interim)));
             }
         }
@@ -198,7 +231,7 @@ impl<IO: Io> Shared<IO> {
         self.keep_alive.set(false);
         let shared = self.clone();
         let upload = tokio::task::spawn_local(async move {
-            let sent = poll_fn(|cx| match shared.poll_send(&mut output, Pin::new(&mut body), cx) {
+            let sent = poll_fn(|cx| match shared.poll_send(&mut output, Pin::new(&mut body), false, cx) {
                 Ok(Poll::Pending) => Poll::Pending,
                 Ok(Poll::Ready(())) => Poll::Ready(true),
                 Err(_) => Poll::Ready(false),
@@ -286,12 +319,23 @@ fn write_head<B: Body>(request: &Request<B>) -> Output {
             Framing::Known(length)
         }
         None => {
-            head.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            Framing::Chunked
+            let said = headers.get(header::CONTENT_LENGTH).and_then(|value| content_length(value.as_bytes()));
+            if let Some(length) = said {
+                Framing::Known(length)
+            } else {
+                head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                Framing::Chunked
+            }
         }
     };
     head.extend_from_slice(b"\r\n");
     Output::new(head, framing, true)
+}
+
+fn expects_continue<B: Body>(request: &Request<B>) -> bool {
+    let expects = request.headers().get(header::EXPECT);
+    expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        && !request.body().is_end_stream()
 }
 
 /// Methods whose requests say that they have no body, if they have none (RFC 9110 §8.6).

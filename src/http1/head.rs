@@ -300,7 +300,7 @@ mod tests {
             ("\0", Refusal::RequestLine),
             ("GET / HTTP/1.2\r\n\r\n", Refusal::Version),
             ("GET /a b HTTP/1.1\r\n\r\n", Refusal::RequestLine),
-            ("GET / HTTP/1.10\r\n\r\n", Refusal::RequestLine),
+            ("GET / HTTP/1.10\r\n\r\n", Refusal::LineEnd),
             ("GET /\x7f HTTP/1.1\r\n\r\n", Refusal::Target),
             ("GET / HTTP/1.1\r\na b: 1\r\n\r\n", Refusal::FieldName),
             ("GET / HTTP/1.1\r\na : 1\r\n\r\n", Refusal::FieldName),

@@ -63,10 +63,15 @@ pub enum Retry {
     ConnectTimeout,
     /// A kept connection ended before anything was sent on it.
     Closed,
+    /// The first takes no more requests for now.
+    Refused,
+    /// The first does not speak what it announced, which showed before anything was sent.
+    Protocol,
 }
 
 impl Retry {
-    pub(super) const ALL: [Self; 4] = [Self::Resolve, Self::Connect, Self::ConnectTimeout, Self::Closed];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Resolve, Self::Connect, Self::ConnectTimeout, Self::Closed, Self::Refused, Self::Protocol];
 
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -74,6 +79,8 @@ impl Retry {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed => "closed",
+            Self::Refused => "refused",
+            Self::Protocol => "protocol",
         }
     }
 }

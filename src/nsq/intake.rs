@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use crate::addr::OwnListeners;
 use crate::heartbeat::{Heartbeat, Refusal};
 use crate::metrics::Metrics;
+use crate::protocol::Protocol;
 use crate::registry::{Recorded, Registry};
 
 /// Every label of `gateway_heartbeats_total{result}`.
 pub const RESULTS: [&str; 4 + Refusal::ALL.len()] = {
-    let mut results = [JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", ""];
+    let mut results = [JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", "", ""];
     // The labels of refusals come from the refusals: this fails to compile when their number changes.
     let mut n = 0;
     while n < Refusal::ALL.len() {
@@ -39,6 +40,8 @@ pub struct Intake {
     registry: Registry,
     metrics: Metrics,
     own: OwnListeners,
+    /// What a dataserver speaks that does not say.
+    protocol: Protocol,
     logged: Mutex<HashMap<&'static str, Instant>>,
 }
 
@@ -51,9 +54,10 @@ pub(super) struct Message<'a> {
 }
 
 impl Intake {
-    /// Takes messages into this registry; `own` is what must not become a dataserver.
-    pub fn new(registry: Registry, metrics: Metrics, own: OwnListeners) -> Self {
-        Self { registry, metrics, own, logged: Mutex::default() }
+    /// Takes messages into this registry; `own` is what must not become a dataserver, and `protocol` what one
+    /// speaks that does not say.
+    pub fn new(registry: Registry, metrics: Metrics, own: OwnListeners, protocol: Protocol) -> Self {
+        Self { registry, metrics, own, protocol, logged: Mutex::default() }
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
@@ -80,18 +84,20 @@ impl Intake {
         Ok(heartbeat)
     }
 
-    fn record(&self, Heartbeat { addr }: &Heartbeat, message: &Message<'_>) -> &'static str {
+    fn record(&self, Heartbeat { addr, protocol }: &Heartbeat, message: &Message<'_>) -> &'static str {
         let now = Instant::now();
         let age = age(message.timestamp);
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
-        let recorded =
-            now.checked_sub(age).map_or(Recorded::Stale, |sent| self.registry.record(addr, sent, now));
+        let protocol = protocol.unwrap_or(self.protocol);
+        let recorded = now
+            .checked_sub(age)
+            .map_or(Recorded::Stale, |sent| self.registry.record(addr, protocol, sent, now));
         match recorded {
             Recorded::Joined => {
                 self.metrics.joined();
                 self.metrics.heartbeat_taken();
                 let age_seconds = age.as_secs_f64();
-                tracing::info!(dataserver = %addr, nsqd = message.nsqd, age_seconds, "dataserver joined");
+                tracing::info!(dataserver = %addr, %protocol, nsqd = message.nsqd, age_seconds, "dataserver joined");
                 JOINED
             }
             Recorded::Refreshed => {
@@ -150,7 +156,7 @@ mod tests {
         let registry = Registry::new(Duration::from_secs(10), 2);
         let metrics = Metrics::new(0, &RESULTS, &[]).unwrap();
         let own = OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
-        (Intake::new(registry.clone(), metrics, own), registry)
+        (Intake::new(registry.clone(), metrics, own, Protocol::Http1), registry)
     }
 
     fn take(intake: &Intake, body: &str, age_secs: i64) {
@@ -176,6 +182,7 @@ mod tests {
             ("10.0.0.4:1", 0, "full"),
             ("127.0.0.1:9000", 0, "refused_own_listener"),
             ("", 0, "refused_empty"),
+            (r#"{"addr":"10.0.0.1:1","proto":"h3"}"#, 0, "refused_proto"),
             ("169.254.169.254:80", 0, "refused_addr_forbidden"),
         ] {
             take(&intake, body, age_secs);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::Response;
+use http::{Response, header};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,12 +16,18 @@ use super::error::Error;
 use super::pool::Upstream;
 use super::retry::{Attempt, Failed, Tried};
 use crate::config;
+use crate::protocol::Protocol;
 
 /// An attempt and who is to take it.
 pub(super) struct Routed {
     pub(super) attempt: Attempt,
     pub(super) upstream: Rc<Upstream>,
+    /// What it speaks.
+    pub(super) protocol: Protocol,
 }
+
+/// A dataserver that may be chosen.
+type Candidate = (Rc<Upstream>, Protocol);
 
 /// Chooses a live dataserver that was not tried yet.
 #[derive(Clone)]
@@ -37,7 +43,7 @@ impl<S> Balance<S> {
 }
 
 impl Worker {
-    fn choose(&self, now: Instant, tried: &Tried) -> Option<Rc<Upstream>> {
+    fn choose(&self, now: Instant, tried: &Tried) -> Option<Candidate> {
         self.choose_but(now, &tried.ids).or_else(|| {
             let again = tried.again?;
             let others: Vec<_> = tried.ids.iter().copied().filter(|id| *id != again).collect();
@@ -45,22 +51,30 @@ impl Worker {
         })
     }
 
-    fn choose_but(&self, now: Instant, tried: &[u64]) -> Option<Rc<Upstream>> {
+    fn choose_but(&self, now: Instant, tried: &[u64]) -> Option<Candidate> {
         let first = self.pick(now, tried)?;
         match self.settings.balance {
             config::Balance::Random => Some(first),
             config::Balance::P2c => {
                 let second = self.pick(now, tried)?;
-                let less_loaded = second.counts.in_flight() < first.counts.in_flight();
+                let less_loaded = second.0.counts.in_flight() < first.0.counts.in_flight();
                 Some(if less_loaded { second } else { first })
             }
         }
     }
 
-    fn pick(&self, now: Instant, tried: &[u64]) -> Option<Rc<Upstream>> {
+    fn pick(&self, now: Instant, tried: &[u64]) -> Option<Candidate> {
         let mut reader = self.registry.borrow_mut();
         let entry = reader.pick(now, &mut *self.rng.borrow_mut(), tried)?;
-        Some(self.pool.upstream(entry, self.index))
+        Some((self.pool.upstream(entry, self.index), entry.protocol()))
+    }
+
+    /// One that can switch to another protocol, as WebSocket wants.
+    fn choose_http1(&self, now: Instant, tried: &Tried) -> Option<Candidate> {
+        let mut reader = self.registry.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let entry = reader.pick_speaking(Protocol::Http1, now, &mut *rng, &tried.ids)?;
+        Some((self.pool.upstream(entry, self.index), Protocol::Http1))
     }
 }
 
@@ -77,10 +91,22 @@ where
     }
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        match self.worker.choose(attempt.now, &attempt.tried) {
-            Some(upstream) => Chosen::One { inner: self.inner.call(Routed { attempt, upstream }) },
-            None => Chosen::Nobody { tried: attempt.tried },
+        let Some(mut chosen) = self.worker.choose(attempt.now, &attempt.tried) else {
+            return Chosen::nobody(Error::NoDataserver, attempt.tried);
+        };
+        // HTTP/2 has no Upgrade (RFC 9113 §8.6).
+        if chosen.1 == Protocol::H2c && attempt.request.headers().contains_key(header::UPGRADE) {
+            match self.worker.choose_http1(attempt.now, &attempt.tried) {
+                Some(other) => chosen = other,
+                // Who was tried and failed could have: that says more.
+                None if !attempt.tried.ids.is_empty() => {
+                    return Chosen::nobody(Error::NoDataserver, attempt.tried);
+                }
+                None => return Chosen::nobody(Error::NoUpgrade, attempt.tried),
+            }
         }
+        let (upstream, protocol) = chosen;
+        Chosen::One { inner: self.inner.call(Routed { attempt, upstream, protocol }) }
     }
 }
 
@@ -88,7 +114,13 @@ pin_project! {
     #[project = ChosenProj]
     pub(super) enum Chosen<F> {
         One { #[pin] inner: F },
-        Nobody { tried: Tried },
+        Nobody { failed: Option<Box<Failed>> },
+    }
+}
+
+impl<F> Chosen<F> {
+    fn nobody(error: Error, tried: Tried) -> Self {
+        Self::Nobody { failed: Some(Failed::finally(error, tried)) }
     }
 }
 
@@ -98,9 +130,9 @@ impl<F: Future<Output = Result<Response<Body>, Box<Failed>>>> Future for Chosen<
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             ChosenProj::One { inner } => inner.poll(cx),
-            ChosenProj::Nobody { tried } => {
-                let tried = std::mem::take(tried);
-                Poll::Ready(Err(Box::new(Failed { error: Error::NoDataserver, unsent: None, tried })))
+            // Taken once; a future that is polled after its end has no promise to keep.
+            ChosenProj::Nobody { failed } => {
+                failed.take().map_or(Poll::Pending, |failed| Poll::Ready(Err(failed)))
             }
         }
     }

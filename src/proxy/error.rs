@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::body::{Body, Stalled};
+use super::body::{Body, BoxError, Stalled};
 use super::headers::ALLOW;
 use crate::addr::Addr;
 use crate::http1;
@@ -55,6 +55,9 @@ pub enum Error {
     /// There is no live dataserver, or each that was tried could not be reached.
     #[error("no dataserver is live")]
     NoDataserver,
+    /// Another protocol is wanted, and every live dataserver speaks HTTP/2, which has no `Upgrade` (RFC 9113 §8.6).
+    #[error("no dataserver is live that could switch protocols")]
+    NoUpgrade,
     /// A dataserver failed.
     #[error("dataserver {addr}: {}", describe(*.failure))]
     Upstream {
@@ -67,15 +70,8 @@ pub enum Error {
 
 impl Error {
     /// What was wrong with the body of the user's request, when that ended an exchange.
-    pub(super) fn from_request_body(error: &hyper::Error) -> Self {
-        let mut source = std::error::Error::source(error);
-        while let Some(inner) = source {
-            if inner.is::<Stalled>() {
-                return Self::RequestBodyStalled;
-            }
-            source = inner.source();
-        }
-        Self::RequestBody
+    pub(super) fn of_body(error: &BoxError) -> Self {
+        if error.is::<Stalled>() { Self::RequestBodyStalled } else { Self::RequestBody }
     }
 
     /// Status, title, and the error type of RFC 9209 §2.3.
@@ -101,6 +97,7 @@ impl Error {
             Self::NoDataserver => {
                 (StatusCode::SERVICE_UNAVAILABLE, "No live dataserver", "destination_unavailable")
             }
+            Self::NoUpgrade => (StatusCode::NOT_IMPLEMENTED, "Upgrade not possible", "http_upgrade_failed"),
             Self::Upstream { failure, .. } => match failure {
                 Failure::Resolve => (StatusCode::BAD_GATEWAY, "Dataserver not found", "dns_error"),
                 Failure::Connect => (StatusCode::BAD_GATEWAY, "Dataserver unreachable", "connection_refused"),
@@ -110,6 +107,9 @@ impl Error {
                 Failure::Closed => (StatusCode::BAD_GATEWAY, "Dataserver failed", "connection_terminated"),
                 Failure::HeadTimeout => {
                     (StatusCode::GATEWAY_TIMEOUT, "Dataserver too slow", "http_response_timeout")
+                }
+                Failure::Refused => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "Dataserver busy", "connection_limit_reached")
                 }
                 Failure::Protocol | Failure::Body => {
                     (StatusCode::BAD_GATEWAY, "Dataserver failed", "http_protocol_error")
@@ -142,7 +142,7 @@ impl Error {
             Self::BadRequest(_) | Self::Refused(_) | Self::RequestBody | Self::RequestBodyStalled => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Loop | Self::TooManyFields | Self::Upstream { .. } => {}
+            Self::Loop | Self::TooManyFields | Self::NoUpgrade | Self::Upstream { .. } => {}
         }
         response
     }
@@ -166,8 +166,9 @@ fn describe(failure: Failure) -> &'static str {
         Failure::ConnectTimeout => "cannot be connected to in time",
         Failure::Closed => "closed the connection before it answered",
         Failure::HeadTimeout => "did not answer in time",
-        Failure::Protocol => "did not answer in HTTP",
+        Failure::Protocol => "did not answer in the HTTP that it announced",
         Failure::Body => "broke off its answer",
+        Failure::Refused => "takes no more requests for now",
     }
 }
 

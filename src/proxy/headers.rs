@@ -18,11 +18,12 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::Incoming;
 use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::{Checked, Error};
-use super::incoming::Incoming;
 
+pub(super) use fields::{clean_trailers, is_grpc};
 pub(super) use target::ALLOW;
 pub(super) use via::Via;
 
@@ -81,21 +82,33 @@ where
         if head.headers.len() > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);
         }
-        if let Err(error) = request::rewrite(&mut head, &body, &self.origin, &settings.via) {
-            return Checked::refused(error);
-        }
+        let trailers = match request::rewrite(&mut head, &self.origin, &settings.via) {
+            Ok(trailers) => trailers,
+            Err(error) => return Checked::refused(error),
+        };
         if target::is_for_us(&mut head) {
             return Checked::answered(target::options().map(|()| Body::from_bytes(Bytes::new())));
         }
-        let request = Request::from_parts(head, RequestBody::new(body, settings.timeouts.idle_body));
-        Checked::passed(AnswerFuture { inner: self.inner.call(request), worker: self.worker.clone() })
+        let request = Request::from_parts(head, RequestBody::new(body.into(), settings.timeouts.idle_body));
+        let inner = self.inner.call(request);
+        Checked::passed(AnswerFuture { inner, trailers, worker: self.worker.clone() })
     }
+}
+
+/// What may become of an answer's trailers (RFC 9110 §6.5).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trailers {
+    /// The user speaks HTTP/2, or asked for them.
+    Kept,
+    /// The user would not understand them.
+    Dropped,
 }
 
 pin_project! {
     pub(super) struct AnswerFuture<F> {
         #[pin]
         inner: F,
+        trailers: Trailers,
         worker: Rc<Worker>,
     }
 }
@@ -107,6 +120,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AnswerFuture<
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         response::rewrite(&mut response, &this.worker.settings.via);
+        if *this.trailers == Trailers::Dropped {
+            response.body_mut().drop_trailers();
+        }
         Poll::Ready(Ok(response))
     }
 }

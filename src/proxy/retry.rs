@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use tower::Service;
 use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::Error;
+use super::pool::Upstream;
 use crate::metrics;
 use crate::registry::Failure;
 
@@ -46,11 +47,54 @@ pub(super) struct Tried {
 
 /// A try that failed. It holds a request, and is boxed: answers should not carry the room for it around.
 pub(super) struct Failed {
-    pub(super) error: Error,
-    /// The request, if nothing of it was sent.
-    pub(super) unsent: Option<Request<RequestBody>>,
+    error: Error,
+    left: Left,
     /// Who failed it, this time and before.
-    pub(super) tried: Tried,
+    tried: Tried,
+}
+
+/// What is left of a request that failed.
+enum Left {
+    /// All of it: nothing was sent.
+    Whole(Request<RequestBody>),
+    /// Its head; its body may be gone.
+    Sent(Request<RequestBody>),
+    /// It is not to be sent again.
+    Gone,
+}
+
+impl Failed {
+    /// No dataserver's doing: there is none, or it was the user's.
+    pub(super) fn finally(error: Error, tried: Tried) -> Box<Self> {
+        Box::new(Self { error, left: Left::Gone, tried })
+    }
+
+    /// The dataserver's doing, before anything was sent.
+    pub(super) fn unsent(
+        upstream: &Upstream,
+        failure: Failure,
+        request: Request<RequestBody>,
+        tried: Tried,
+    ) -> Box<Self> {
+        Self::of_upstream(upstream, failure, Left::Whole(request), tried)
+    }
+
+    /// The dataserver's doing, after something was sent; with the request's head if it might be sent again.
+    pub(super) fn sent(
+        upstream: &Upstream,
+        failure: Failure,
+        request: Option<Request<RequestBody>>,
+        tried: Tried,
+    ) -> Box<Self> {
+        Self::of_upstream(upstream, failure, request.map_or(Left::Gone, Left::Sent), tried)
+    }
+
+    fn of_upstream(upstream: &Upstream, failure: Failure, left: Left, mut tried: Tried) -> Box<Self> {
+        upstream.counts.failed(failure);
+        tried.ids.push(upstream.id);
+        let error = Error::Upstream { addr: upstream.addr.clone(), failure };
+        Box::new(Self { error, left, tried })
+    }
 }
 
 /// Tries again.
@@ -80,36 +124,11 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         self.worker.retry_budget.deposit();
-        let copy = Copy::of(&request);
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let is_repeatable = is_safe && request.body().is_end_stream();
         let mut service = self.inner.clone();
         let attempt = service.call(Attempt { request, tried: Tried::default(), now: Instant::now() });
-        RetryFuture { attempt, service, worker: self.worker.clone(), copy, tries: 1, last: None }
-    }
-}
-
-/// A request that can be sent once more: it has no body and changes nothing.
-struct Copy {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Copy {
-    fn of(request: &Request<RequestBody>) -> Option<Self> {
-        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        (is_safe && request.body().is_end_stream()).then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-        })
-    }
-
-    fn request(&self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::none());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
+        RetryFuture { attempt, service, worker: self.worker.clone(), is_repeatable, tries: 1, last: None }
     }
 }
 
@@ -119,7 +138,8 @@ pin_project! {
         attempt: S::Future,
         service: S,
         worker: Rc<Worker>,
-        copy: Option<Copy>,
+        // It has no body and changes nothing.
+        is_repeatable: bool,
         tries: usize,
         // Why the try before this one failed.
         last: Option<Error>,
@@ -135,7 +155,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let Failed { error, unsent, tried } = match ready!(this.attempt.as_mut().poll(cx)) {
+            let Failed { error, left, tried } = match ready!(this.attempt.as_mut().poll(cx)) {
                 Ok(response) => return Poll::Ready(Ok(response)),
                 Err(failed) => *failed,
             };
@@ -144,13 +164,16 @@ where
                 Error::NoDataserver => this.last.take().unwrap_or(Error::NoDataserver),
                 error => error,
             };
-            let Some(reason) = reason(&error).filter(|_| *this.tries < TRIES) else {
+            let is_whole = matches!(left, Left::Whole(_));
+            let Some(reason) = reason(&error, is_whole).filter(|_| *this.tries < TRIES) else {
                 return Poll::Ready(Err(error));
             };
-            let request = match (unsent, &this.copy) {
-                (Some(unsent), _) => unsent,
-                (None, Some(copy)) if this.worker.retry_budget.withdraw() => copy.request(),
-                (None, _) => return Poll::Ready(Err(error)),
+            let request = match left {
+                Left::Whole(request) => request,
+                Left::Sent(request) if *this.is_repeatable && this.worker.retry_budget.withdraw() => {
+                    request.map(|_| RequestBody::none())
+                }
+                Left::Sent(_) | Left::Gone => return Poll::Ready(Err(error)),
             };
             this.worker.counts.retried(reason);
             *this.tries += 1;
@@ -161,13 +184,15 @@ where
 }
 
 /// Why to ask another dataserver, if that is of use.
-fn reason(error: &Error) -> Option<metrics::Retry> {
+fn reason(error: &Error, is_unsent: bool) -> Option<metrics::Retry> {
     match error {
         Error::Upstream { failure, .. } => match failure {
             Failure::Resolve => Some(metrics::Retry::Resolve),
             Failure::Connect => Some(metrics::Retry::Connect),
             Failure::ConnectTimeout => Some(metrics::Retry::ConnectTimeout),
             Failure::Closed => Some(metrics::Retry::Closed),
+            Failure::Refused => Some(metrics::Retry::Refused),
+            Failure::Protocol if is_unsent => Some(metrics::Retry::Protocol),
             Failure::HeadTimeout | Failure::Protocol | Failure::Body => None,
         },
         _ => None,

@@ -9,8 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
@@ -76,10 +74,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(user) = this.user.take()
         {
-            let dataserver = hyper::upgrade::on(&mut response);
             let lease = response.body_mut().take_lease();
             let idle = this.worker.settings.timeouts.idle_tunnel;
-            let tunnel = this.worker.tunnels.track_future(tunnel(user, dataserver, idle, lease));
+            let tunnel = this.worker.tunnels.track_future(tunnel(user, idle, lease));
             tokio::task::spawn_local(tunnel);
         }
         Poll::Ready(Ok(response))
@@ -88,12 +85,13 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture
 
 /// Carries bytes until both sides have ended, one fails, or nothing has moved for `idle`. The lease keeps the
 /// dataserver's count of what is under way.
-async fn tunnel(user: http1::OnUpgrade, dataserver: OnUpgrade, idle: Duration, _lease: Option<Lease>) {
-    let (Ok(user), Ok(dataserver)) = tokio::join!(user, dataserver) else {
+async fn tunnel(user: http1::OnUpgrade, idle: Duration, lease: Option<Lease>) {
+    let dataserver = lease.as_ref().and_then(Lease::upgraded);
+    let (Ok(user), Some(dataserver)) = (user.await, dataserver) else {
         return tracing::debug!("a switch of protocols came to nothing");
     };
     let (user_reads, user_writes) = tokio::io::split(user);
-    let (dataserver_reads, dataserver_writes) = tokio::io::split(TokioIo::new(dataserver));
+    let (dataserver_reads, dataserver_writes) = tokio::io::split(dataserver);
     let moved = Cell::new(Instant::now());
     let both = async {
         tokio::try_join!(

@@ -1,12 +1,13 @@
 //! One dataserver.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
 use super::traffic::{Totals, Traffic};
 use crate::addr::Addr;
+use crate::protocol::Protocol;
 
 /// A dataserver as the workers see it. Times are the registry's stamps.
 pub struct Entry {
@@ -15,13 +16,15 @@ pub struct Entry {
     joined: u64,
     last_heard: AtomicU64,
     heartbeats: AtomicU64,
+    speaks_h2c: AtomicBool,
     traffic: Arc<Traffic>,
 }
 
 impl Entry {
-    pub(super) fn new(id: u64, addr: Addr, joined: u64, sent: u64, traffic: Arc<Traffic>) -> Self {
-        let (last_heard, heartbeats) = (AtomicU64::new(sent), AtomicU64::new(1));
-        Self { id, addr, joined, last_heard, heartbeats, traffic }
+    /// One that was not heard from yet.
+    pub(super) fn new(id: u64, addr: Addr, joined: u64, traffic: Arc<Traffic>) -> Self {
+        let (last_heard, heartbeats) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { id, addr, joined, last_heard, heartbeats, speaks_h2c: AtomicBool::new(false), traffic }
     }
 
     /// Never given twice, also not to a dataserver that comes back.
@@ -34,14 +37,22 @@ impl Entry {
         &self.addr
     }
 
+    /// What it speaks, by its last heartbeat.
+    pub fn protocol(&self) -> Protocol {
+        if self.speaks_h2c.load(Ordering::Relaxed) { Protocol::H2c } else { Protocol::Http1 }
+    }
+
     /// What came of the requests that were sent to it.
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
 
     /// NSQ reorders: an older heartbeat that arrives later changes nothing but the count.
-    pub(super) fn hear(&self, sent: u64) {
-        self.last_heard.fetch_max(sent, Ordering::Relaxed);
+    pub(super) fn hear(&self, sent: u64, protocol: Protocol) {
+        let before = self.last_heard.fetch_max(sent, Ordering::Relaxed);
+        if sent >= before {
+            self.speaks_h2c.store(protocol == Protocol::H2c, Ordering::Relaxed);
+        }
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -64,6 +75,7 @@ impl Entry {
     pub(super) fn view(&self, instant: impl Fn(u64) -> Instant) -> Dataserver {
         Dataserver {
             addr: self.addr.clone(),
+            protocol: self.protocol(),
             joined: instant(self.joined),
             last_heard: instant(self.last_heard()),
             heartbeats: self.heartbeats(),
@@ -77,6 +89,8 @@ impl Entry {
 pub struct Dataserver {
     /// Where its requests go.
     pub addr: Addr,
+    /// What it speaks.
+    pub protocol: Protocol,
     /// When its first heartbeat came.
     pub joined: Instant,
     /// When it sent the last heartbeat that came.

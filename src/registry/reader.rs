@@ -7,6 +7,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::{Entry, Inner, Registry};
+use crate::protocol::Protocol;
 
 /// Random tries before every entry is looked at. Between two sweeps at most a few entries have expired,
 /// so that the first try nearly always finds a live one.
@@ -39,12 +40,32 @@ impl Reader {
     /// A random live entry whose id is not among `tried`; every live entry is as likely as another.
     /// `None` only if there is none.
     pub fn pick(&mut self, now: Instant, rng: &mut impl Rng, tried: &[u64]) -> Option<&Arc<Entry>> {
+        self.pick_if(now, rng, |entry| !tried.contains(&entry.id()))
+    }
+
+    /// As [`pick`](Self::pick), among those that speak `protocol`.
+    pub fn pick_speaking(
+        &mut self,
+        protocol: Protocol,
+        now: Instant,
+        rng: &mut impl Rng,
+        tried: &[u64],
+    ) -> Option<&Arc<Entry>> {
+        self.pick_if(now, rng, |entry| entry.protocol() == protocol && !tried.contains(&entry.id()))
+    }
+
+    fn pick_if(
+        &mut self,
+        now: Instant,
+        rng: &mut impl Rng,
+        suits: impl Fn(&Entry) -> bool,
+    ) -> Option<&Arc<Entry>> {
         let oldest_live = self.registry.inner.oldest_live(now);
         let entries = self.snapshot.load();
         if entries.is_empty() {
             return None;
         }
-        let serves = |entry: &Entry| entry.is_live(oldest_live) && !tried.contains(&entry.id());
+        let serves = |entry: &Entry| entry.is_live(oldest_live) && suits(entry);
 
         let mut index = 0;
         for _ in 0..TRIES {

@@ -24,11 +24,13 @@ pub enum Failure {
     Protocol,
     /// The answer's body ended early or stalled.
     Body,
+    /// It takes no more requests for now: every HTTP/2 stream that it allows is in use, or it refused this one.
+    Refused,
 }
 
 impl Failure {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Resolve,
         Self::Connect,
         Self::ConnectTimeout,
@@ -36,6 +38,7 @@ impl Failure {
         Self::HeadTimeout,
         Self::Protocol,
         Self::Body,
+        Self::Refused,
     ];
 
     /// The label of `gateway_upstream_errors_total{kind}`.
@@ -48,6 +51,7 @@ impl Failure {
             Self::HeadTimeout => "head_timeout",
             Self::Protocol => "protocol",
             Self::Body => "body",
+            Self::Refused => "refused",
         }
     }
 }

@@ -60,6 +60,7 @@ fn one_dataserver_is_shown_by_its_address() {
     gateway.announce(&[stub.addr()]);
     let entry = get(gateway.listen, &format!("/dataservers/{}", stub.addr())).json();
     assert_eq!(entry["addr"], stub.addr().to_string());
+    assert_eq!(entry["protocol"], "http/1.1");
     for unknown in ["/dataservers/127.0.0.1:1", "/dataservers/nonsense", "/dataservers/"] {
         let reply = get(gateway.listen, unknown);
         assert_eq!(reply.status, 404, "{unknown}");

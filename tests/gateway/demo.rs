@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::support::{Apiserver, DataserverProcess, Process, Stub, eventually, get, pause, post, trials};
+use crate::support::{
+    Apiserver, DataserverProcess, H2Stub, Process, Stub, eventually, get, pause, post, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -15,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         an_address_published_by_hand_is_live_and_then_gone_and_counted,
         the_sample_dataserver_answers_what_it_promises,
         announce_announces_a_service_only_while_its_probe_answers,
+        announce_says_what_a_service_speaks,
     ]
 }
 
@@ -115,4 +118,24 @@ fn announce_announces_a_service_only_while_its_probe_answers() {
     health.store(false, std::sync::atomic::Ordering::SeqCst);
     gateway.wait_for_live(&[]);
     assert_eq!(announcer.count("its probe fails"), 2, "a line a change: {}", announcer.output());
+}
+
+fn announce_says_what_a_service_speaks() {
+    let gateway = Apiserver::start("");
+    let service = H2Stub::ok("two");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, announcing_to(&gateway)).unwrap();
+    let addr = service.addr().to_string();
+    let announce = |proto: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dataserver"));
+        command.args(["announce", "--addr", &addr, "--proto", proto, "--config"]).arg(&file);
+        Process::start(&mut command)
+    };
+    let _announcer = announce("h2c");
+    gateway.wait_for_live(&[&addr]);
+    assert_eq!(get(gateway.listen, "/").text(), "two");
+    let mut refused = announce("h3");
+    assert_eq!(refused.wait().code(), Some(1));
+    assert!(refused.output().contains("neither http/1.1 nor h2c"), "{}", refused.output());
 }

@@ -19,10 +19,12 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name == header::PROXY_AUTHORIZATION
 }
 
-/// Removes what is for one connection only, by name or because a `Connection` field names it.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what is for one connection only, by name or because a `Connection` field names it. Returns whether
+/// `TE: trailers` was among it.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     // Most heads have none or only a `Connection: keep-alive`: one walk finds that out.
     let found: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let wants_trailers = found.contains(&header::TE) && lists(headers, &header::TE, b"trailers");
     if found.contains(&header::CONNECTION) {
         for name in named_by_connection(headers) {
             headers.remove(name);
@@ -31,6 +33,35 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in found {
         headers.remove(name);
     }
+    wants_trailers
+}
+
+/// Removes from trailers what has no business there (RFC 9110 §6.5.1): whatever frames or routes a message, which
+/// has its place in the head, or is for one connection only.
+pub(in crate::proxy) fn clean_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    remove_hop_by_hop(&mut trailers);
+    for name in [header::CONTENT_LENGTH, header::HOST, header::TRAILER, header::CONTENT_ENCODING] {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+/// Whether a message is one of gRPC, by its type (`application/grpc`, `application/grpc+proto`, …).
+pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether a field's list has a member, whatever its parameters.
+fn lists(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
+    let members =
+        headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|b| *b == b',' || *b == b';'));
+    members.into_iter().any(|found| found.trim_ascii().eq_ignore_ascii_case(member))
+}
+
+/// Says that trailers are understood here (RFC 9110 §10.1.4), beside what `Connection` says already.
+pub(super) fn insert_te_trailers(headers: &mut HeaderMap) {
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.append(header::CONNECTION, HeaderValue::from_static("te"));
 }
 
 /// The fields that `Connection` names, but for those without which the message would mean something else: a user
@@ -60,9 +91,7 @@ pub(super) fn upgrade_wanted(headers: &HeaderMap) -> Option<HeaderValue> {
     if protocol.as_bytes().split(|b| *b == b',').any(is_http) {
         return None;
     }
-    let mut options =
-        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade")).then(|| protocol.clone())
+    lists(headers, &header::CONNECTION, b"upgrade").then(|| protocol.clone())
 }
 
 /// Says the same on the next connection.

@@ -2,20 +2,19 @@
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
-use http_body::Body as _;
 
-use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
+use super::fields::{insert_te_trailers, insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::origin::Origin;
-use super::target;
 use super::via::Via;
+use super::{Trailers, target};
 use crate::proxy::error::Error;
-use crate::proxy::incoming::Incoming;
 
-/// Checks a request and makes it one for a dataserver.
+/// Checks a request and makes it one for a dataserver that speaks HTTP/1.1. Returns what may become of the answer's
+/// trailers.
 ///
 /// # Errors
 /// When it must not be forwarded.
-pub(super) fn rewrite(head: &mut Parts, body: &Incoming, origin: &Origin, via: &Via) -> Result<(), Error> {
+pub(super) fn rewrite(head: &mut Parts, origin: &Origin, via: &Via) -> Result<Trailers, Error> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Error::MethodNotAllowed);
     }
@@ -33,19 +32,22 @@ pub(super) fn rewrite(head: &mut Parts, body: &Incoming, origin: &Origin, via: &
 
     let headers = &mut head.headers;
     let upgrade = if head.version == Version::HTTP_11 { upgrade_wanted(headers) } else { None };
-    remove_hop_by_hop(headers);
+    let wants_trailers = remove_hop_by_hop(headers);
     if let Some(protocol) = upgrade {
         insert_upgrade(headers, protocol);
     }
-    // A length that is not known goes in chunks, also with a GET, of which hyper would drop the body.
-    if body.size_hint().exact().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
-        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    if wants_trailers && head.version != Version::HTTP_10 {
+        insert_te_trailers(headers);
     }
     // Ours go in after the others' went out: no `Connection` field can name them.
     origin.tell(headers, host);
     via.add(headers, head.version);
-    head.version = Version::HTTP_11;
-    Ok(())
+    let trailers = match std::mem::replace(&mut head.version, Version::HTTP_11) {
+        Version::HTTP_2 => Trailers::Kept,
+        Version::HTTP_11 if wants_trailers => Trailers::Kept,
+        _ => Trailers::Dropped,
+    };
+    Ok(trailers)
 }
 
 /// HTTP/2 may split a cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).

@@ -9,9 +9,8 @@ use super::via::Via;
 pub(super) fn rewrite<B>(response: &mut Response<B>, via: &Via) {
     let (version, status) = (response.version(), response.status());
     let headers = response.headers_mut();
-    // Chunks win over a length (RFC 9112 §6.3), and where nothing comes there is none (RFC 9110 §8.6).
-    if status == StatusCode::NO_CONTENT || headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH); // RFC 9110 §8.6
     }
     let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS { upgrade_wanted(headers) } else { None };
     remove_hop_by_hop(headers);

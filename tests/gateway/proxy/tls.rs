@@ -183,6 +183,10 @@ fn a_handshake_that_does_not_end_is_cut_off() {
     for begun in [&b""[..], b"PRI * HT"] {
         let mut stream = handshake(gateway.process.listen, &client(BOTH, &[b"h2"])).unwrap();
         stream.write_all(begun).unwrap();
+        // Something that was begun is told that it came too late.
+        let mut told = Vec::new();
+        let _ = stream.read_to_end(&mut told);
+        assert_eq!(told.starts_with(b"HTTP/1.1 408 "), !begun.is_empty());
         assert!(ends(&mut stream));
     }
     assert_failed(&gateway.process, 2);

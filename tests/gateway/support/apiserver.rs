@@ -82,13 +82,30 @@ impl Apiserver {
     /// Announces addresses through the embedded NSQ, once, and waits until they are picked from.
     #[track_caller]
     pub fn announce(&self, addrs: &[SocketAddr]) {
-        let [_, http, _] = self.nsq.expect("no embedded NSQ");
-        let addrs: Vec<_> = addrs.iter().map(ToString::to_string).collect();
-        for addr in &addrs {
-            let reply = post(http, "/pub?topic=data_server_addr", addr.as_bytes());
-            assert_eq!(reply.status, 200, "{}", reply.text());
+        self.announce_each(addrs, ToString::to_string);
+    }
+
+    /// As [`announce`](Self::announce), as dataservers that speak HTTP/2.
+    #[track_caller]
+    pub fn announce_h2c(&self, addrs: &[SocketAddr]) {
+        self.announce_each(addrs, |addr| format!(r#"{{"addr":"{addr}","proto":"h2c"}}"#));
+    }
+
+    #[track_caller]
+    fn announce_each(&self, addrs: &[SocketAddr], heartbeat: impl Fn(&SocketAddr) -> String) {
+        for addr in addrs {
+            self.heartbeat(&heartbeat(addr));
         }
+        let addrs: Vec<_> = addrs.iter().map(ToString::to_string).collect();
         self.wait_for_live(&addrs.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Publishes a heartbeat through the embedded NSQ.
+    #[track_caller]
+    pub fn heartbeat(&self, body: &str) {
+        let [_, http, _] = self.nsq.expect("no embedded NSQ");
+        let reply = post(http, "/pub?topic=data_server_addr", body.as_bytes());
+        assert_eq!(reply.status, 200, "{}", reply.text());
     }
 
     /// The text of `/metrics`.

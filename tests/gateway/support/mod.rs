@@ -3,6 +3,7 @@
 mod apiserver;
 mod broker;
 pub mod frames;
+pub mod h2_stub;
 mod http;
 mod process;
 mod stub;
@@ -15,6 +16,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT};
 pub use broker::{Broker, Cluster};
+pub use h2_stub::H2Stub;
 pub use http::{Reply, connect, ends, exchange, get, post, read_body, read_head, read_reply, request};
 pub use process::Process;
 pub use stub::{Exchange, Stub};

@@ -19,12 +19,12 @@ pub static GO: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     Ok(dir)
 });
 
-/// A Python that has pynsq.
+/// A Python that has pynsq and grpcio.
 pub static PYTHON: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     let dir = tools_dir("python");
     let python = dir.join("bin/python");
     let requirements = source("tests/clients/python/requirements.txt");
-    if run(Command::new(&python).args(["-c", "import nsq"])).is_err() {
+    if run(Command::new(&python).args(["-c", "import nsq, grpc"])).is_err() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
         let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
         run(Command::new(&python).args(quiet).arg(requirements))?;

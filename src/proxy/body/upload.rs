@@ -1,0 +1,139 @@
+//! A request's body on its way to an HTTP/2 dataserver.
+//!
+//! hyper takes the body and does not give it back. A dataserver may refuse a stream whose body was already begun
+//! (RFC 9113 §8.7), and such a request is for another one: so the exchange keeps a hand on the body, and for a while
+//! what was read of it.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::{BoxError, Progress, RequestBody};
+use crate::proxy::error::Error;
+use crate::proxy::pool::Slot;
+
+/// Bytes of a body that are kept until its dataserver has answered. A refusal comes at once or not at all: a body that
+/// got further was taken.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// The body as hyper reads it.
+pub(in crate::proxy) struct Upload {
+    shared: Rc<Shared>,
+    /// The stream is in use for as long as its body is.
+    _slot: Rc<Slot>,
+}
+
+/// The same body in the hand of its exchange.
+pub(in crate::proxy) struct UploadHandle {
+    shared: Rc<Shared>,
+    progress: Option<Rc<Progress>>,
+}
+
+struct Shared {
+    body: RefCell<Option<RequestBody>>,
+    /// What was read so far; none once it is too much or of no more use.
+    kept: RefCell<Option<Kept>>,
+    failure: Cell<Option<Error>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    parts: Vec<Bytes>,
+    bytes: usize,
+}
+
+/// The body was taken back while it was read.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was taken back")]
+struct TakenBack;
+
+impl Upload {
+    pub(in crate::proxy) fn new(mut body: RequestBody, slot: Rc<Slot>) -> (Self, UploadHandle) {
+        let progress = body.progress();
+        let shared = Rc::new(Shared {
+            body: RefCell::new(Some(body)),
+            kept: RefCell::new(Some(Kept::default())),
+            failure: Cell::new(None),
+        });
+        (Self { shared: shared.clone(), _slot: slot }, UploadHandle { shared, progress })
+    }
+}
+
+impl UploadHandle {
+    /// How the upload goes; `None` if there was nothing to upload.
+    pub(in crate::proxy) fn progress(&self) -> Option<&Progress> {
+        self.progress.as_deref()
+    }
+
+    /// The whole body, for another dataserver; `None` if too much of it is gone.
+    pub(in crate::proxy) fn take_back(&self) -> Option<RequestBody> {
+        let kept = self.shared.kept.take()?;
+        let mut body = self.shared.body.take()?;
+        body.put_back(kept.parts);
+        Some(body)
+    }
+
+    /// What was the user's fault, if that ended the upload.
+    pub(in crate::proxy) fn failure(&self) -> Option<Error> {
+        self.shared.failure.take()
+    }
+
+    /// The dataserver has answered: the request is its own now.
+    pub(in crate::proxy) fn answered(self) {
+        self.shared.kept.take();
+    }
+}
+
+impl Shared {
+    fn keep(&self, bytes: &Bytes) {
+        let mut kept = self.kept.borrow_mut();
+        if let Some(some) = kept.as_mut() {
+            some.bytes += bytes.len();
+            if some.bytes > KEPT_BYTES {
+                *kept = None;
+            } else {
+                some.parts.push(bytes.clone());
+            }
+        }
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let shared = &*self.shared;
+        let mut body = shared.body.borrow_mut();
+        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(TakenBack.into()))) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(bytes) => shared.keep(bytes),
+                // Trailers are not kept: requests that have some are rare.
+                None => drop(shared.kept.take()),
+            },
+            Some(Err(error)) => {
+                shared.kept.take();
+                shared.failure.set(Some(Error::of_body(error)));
+            }
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.shared.body.borrow().as_ref().is_none_or(RequestBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.shared.body.borrow().as_ref().map_or_else(SizeHint::new, RequestBody::size_hint)
+    }
+}

@@ -1,0 +1,162 @@
+//! A connection for many requests at once: HTTP/2 in the clear, with prior knowledge (RFC 9113 §3.3).
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::client::conn::http2::{Builder, Connection};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use super::dial;
+use crate::proxy::Worker;
+use crate::proxy::body::Upload;
+use crate::proxy::pool::{Http2Connection, MAX_STREAMS, Upstream};
+use crate::registry::Failure;
+
+/// Bytes of one answer that may wait for a user who reads slowly. The connection's window holds that of every stream,
+/// so that no user can hold up another's answer.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+#[expect(clippy::cast_possible_truncation, reason = "128 of them are 32 MiB")]
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+
+/// Bytes of one request that may wait for a dataserver that reads slowly.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// A connection's other end, driven by a task of its own and asked by whoever wants a stream.
+pub(in crate::proxy) struct Driver {
+    connection: RefCell<Option<Connection<TokioIo<Heard>, Upload, LocalExecutor>>>,
+}
+
+impl Driver {
+    /// Streams that the peer allows at once: none before its SETTINGS have come, and none after the end.
+    pub(in crate::proxy) fn max_streams(&self) -> usize {
+        self.connection.borrow().as_ref().map_or(0, Connection::current_max_send_streams)
+    }
+
+    async fn run(&self) -> hyper::Result<()> {
+        let ended = poll_fn(|cx| match self.connection.borrow_mut().as_mut() {
+            Some(connection) => Pin::new(connection).poll(cx),
+            None => Poll::Ready(Ok(())),
+        });
+        let ended = ended.await;
+        self.connection.take();
+        ended
+    }
+}
+
+/// Opens one and waits until the peer has said how many streams it allows. To be called within a limit of time.
+pub(in crate::proxy) async fn http2(
+    worker: &Worker,
+    upstream: &Upstream,
+) -> Result<Rc<Http2Connection>, Failure> {
+    let heard = Rc::<Cell<Option<Waker>>>::default();
+    let stream = Heard { stream: dial(worker, upstream).await?, waker: heard.clone() };
+    let (timeouts, limits) = (&worker.settings.timeouts, &worker.settings.limits);
+    let (sender, connection) = Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .keep_alive_interval(timeouts.upstream_ping)
+        .keep_alive_timeout(timeouts.response_head)
+        // Nothing is sent before the peer's limit is known: what is over it would be refused.
+        .initial_max_send_streams(0)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Failure::Closed)?;
+    let driver = Rc::new(Driver { connection: RefCell::new(Some(connection)) });
+    let connection = Http2Connection::new(sender, driver.clone());
+    let (dataserver, ended) = (upstream.addr.clone(), heard.clone());
+    spawn_local(async move {
+        if let Err(error) = driver.run().await {
+            // Whoever had a request on it hears of it in terms of that request.
+            tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
+        }
+        drop(driver);
+        wake(&ended);
+    });
+    poll_fn(|cx| {
+        if connection.max_streams() > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // It answered our preface with something else, or not at all.
+        if connection.is_closed() {
+            return Poll::Ready(Err(Failure::Protocol));
+        }
+        heard.set(Some(cx.waker().clone()));
+        Poll::Pending
+    })
+    .await?;
+    Ok(Rc::new(connection))
+}
+
+fn wake(waker: &Cell<Option<Waker>>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+/// A socket that wakes whoever waits for something to come. hyper does not tell when the SETTINGS have come; whoever
+/// is woken here runs after hyper has read them.
+struct Heard {
+    stream: TcpStream,
+    waker: Rc<Cell<Option<Waker>>>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            wake(&self.waker);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Runs the tasks of a connection on the worker that it belongs to.
+#[derive(Clone)]
+pub(in crate::proxy) struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        spawn_local(task);
+    }
+}

@@ -1,0 +1,155 @@
+//! The exchange with a dataserver that speaks HTTP/1.1.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::config::Timeouts;
+use crate::http1;
+use crate::proxy::Worker;
+use crate::proxy::balance::Routed;
+use crate::proxy::body::{Body, RequestBody, Stream, UpstreamBody};
+use crate::proxy::connect;
+use crate::proxy::error::Error;
+use crate::proxy::pool::{Http1Connection, Lease};
+use crate::proxy::retry::{Attempt, Failed};
+use crate::registry::Failure;
+
+pub(super) async fn exchange(
+    worker: Rc<Worker>,
+    Routed { attempt, upstream, .. }: Routed,
+) -> Result<Response<Body>, Box<Failed>> {
+    let Attempt { mut request, mut tried, now } = attempt;
+    if !request.headers().contains_key(header::HOST) {
+        // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
+    }
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    if let Err(error) = end_of_nothing(request.body_mut()).await {
+        return Err(Failed::finally(error, tried));
+    }
+    let timeouts = &worker.settings.timeouts;
+    let mut lease = Lease::new(upstream.clone());
+    loop {
+        let kept = upstream.http1.take_idle(now, timeouts.pool_idle);
+        let was_kept = kept.is_some();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => match connect::http1(&worker, &upstream).await {
+                Ok(connection) => connection,
+                Err(failure) => {
+                    tried.again = tried.again.filter(|id| *id != upstream.id);
+                    return Err(Failed::unsent(&upstream, failure, request, tried));
+                }
+            },
+        };
+        let asked = if was_kept { now } else { Instant::now() };
+        let failed = match send(&mut connection, request, timeouts, asked).await {
+            // Nobody asked for another protocol.
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade => {
+                NoAnswer::Malformed(None)
+            }
+            Ok(response) => {
+                upstream.counts.answered(response.status().as_u16());
+                lease.hold(connection);
+                return Ok(response.map(|body| {
+                    Body::from_upstream(UpstreamBody::new(Stream::Answer(body), timeouts.idle_body, lease))
+                }));
+            }
+            Err(failed) => failed,
+        };
+        if was_kept {
+            // Its other connections were idle for longer: they have most likely ended, too.
+            upstream.http1.close_all_idle();
+            tried.again = Some(upstream.id);
+        }
+        return Err(match failed {
+            NoAnswer::Unsent(unsent) if was_kept => {
+                // It had been closed while it was idle: that is no fault of the dataserver, which may take a
+                // new one.
+                request = unsent;
+                continue;
+            }
+            NoAnswer::Unsent(request) => Failed::unsent(&upstream, Failure::Closed, request, tried),
+            NoAnswer::Closed(request) => Failed::sent(&upstream, Failure::Closed, Some(request), tried),
+            NoAnswer::Malformed(request) => {
+                // On a kept connection it may have been the rest of the answer before.
+                let failure = if was_kept { Failure::Closed } else { Failure::Protocol };
+                Failed::sent(&upstream, failure, request, tried)
+            }
+            NoAnswer::TimedOut => Failed::sent(&upstream, Failure::HeadTimeout, None, tried),
+            NoAnswer::User(error) => Failed::finally(error, tried),
+        });
+    }
+}
+
+/// A user of HTTP/2 can say that its body has no bytes and yet send some: a request without a body is whole at once,
+/// so that nothing of it may go out before that is settled.
+async fn end_of_nothing(body: &mut RequestBody) -> Result<(), Error> {
+    while body.size_hint().exact() == Some(0) && !body.is_end_stream() {
+        if let Some(Err(error)) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            return Err(Error::of_body(&error));
+        }
+    }
+    Ok(())
+}
+
+/// Why there is no answer, with the request where it may be sent again.
+enum NoAnswer {
+    /// Nothing of the request went out.
+    Unsent(Request<RequestBody>),
+    Closed(Request<RequestBody>),
+    Malformed(Option<Request<RequestBody>>),
+    TimedOut,
+    /// It was the user's body that ended the exchange.
+    User(Error),
+}
+
+/// Waits for the head of an answer within `timeouts.response_head` of when the request was sent: an upload that moves
+/// may go on.
+async fn send(
+    connection: &mut Http1Connection,
+    mut request: Request<RequestBody>,
+    timeouts: &Timeouts,
+    asked: Instant,
+) -> Result<Response<http1::Answer<TcpStream>>, NoAnswer> {
+    let limit = timeouts.response_head;
+    let Http1Connection { client, alarm } = connection;
+    alarm.set(asked + limit);
+    let progress = request.body_mut().progress();
+    let mut answer = pin!(client.exchange(request, timeouts.expect_continue));
+    let answer = poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        loop {
+            ready!(alarm.poll(cx));
+            match progress.as_ref().and_then(|progress| progress.time_left(limit)) {
+                Some(left) => alarm.set(Instant::now() + left),
+                None => return Poll::Ready(None),
+            }
+        }
+    });
+    let Some(answer) = answer.await else { return Err(NoAnswer::TimedOut) };
+    answer.map_err(|http1::Failed { error, mut request, unsent }| match (error, unsent) {
+        (http1::Error::Body(error), _) => NoAnswer::User(Error::of_body(&error)),
+        (http1::Error::BodyLength, _) => NoAnswer::User(Error::RequestBody),
+        (_, Some(read)) => {
+            if !read.is_empty() {
+                request.body_mut().put_back(vec![read]);
+            }
+            NoAnswer::Unsent(request)
+        }
+        (http1::Error::Closed, None) => NoAnswer::Closed(request),
+        (http1::Error::Malformed(malformed), None) => {
+            tracing::debug!(error = %malformed, "a dataserver's answer is none");
+            NoAnswer::Malformed(Some(request))
+        }
+    })
+}

@@ -1,0 +1,73 @@
+//! HTTP/1 connections: each carries one request at a time.
+//!
+//! Last in, first out: under less load the oldest are left alone until they have been idle for too long, and
+//! are closed from this side before the dataserver would close them under a request.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::alarm::Alarm;
+use crate::http1::Client;
+
+/// The idle ones to one dataserver. They are never more than the requests that were under way at once, which
+/// `limits.in_flight` bounds.
+#[derive(Default)]
+pub(in crate::proxy) struct Connections {
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// A connection to a dataserver.
+pub(in crate::proxy) struct Connection {
+    pub(in crate::proxy) client: Client<TcpStream>,
+    /// For the head of each answer.
+    pub(in crate::proxy) alarm: Alarm,
+}
+
+impl Connections {
+    /// The connection that was used last, if it can still be used and was idle for less than `limit`.
+    pub(in crate::proxy) fn take_idle(&self, now: Instant, limit: Duration) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { connection, since }) = idle.pop() {
+            if now.saturating_duration_since(since) < limit && connection.client.is_open() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Closes every connection that is idle.
+    pub(in crate::proxy) fn close_all_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
+        self.idle.borrow_mut().retain(|idle| {
+            now.saturating_duration_since(idle.since) < limit && idle.connection.client.is_open()
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty()
+    }
+
+    /// Keeps a connection for another request, if it can carry one.
+    pub(super) fn give_back(&self, connection: Connection) {
+        if connection.client.is_free() {
+            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Connection {
+    pub(in crate::proxy) fn new(client: Client<TcpStream>) -> Self {
+        Self { client, alarm: Alarm::new(Instant::now()) }
+    }
+}

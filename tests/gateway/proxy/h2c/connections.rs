@@ -1,0 +1,316 @@
+//! Connections and streams: how many there are, and what becomes of requests when they end.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use h2::Reason;
+use libtest_mimic::Trial;
+
+use super::{gateway_and, gateway_with};
+use crate::support::h2_stub::{Connections, ok};
+use crate::support::{Apiserver, H2Stub, PATIENT, Stub, eventually, exchange, get, post, request, trials};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        a_refused_stream_goes_to_another_with_its_body,
+        a_stream_above_a_goaway_goes_on_a_new_connection,
+        a_graceful_goaway_costs_nobody_anything,
+        a_post_is_not_sent_twice,
+        an_http1_server_is_no_h2c_one,
+        an_upgrade_goes_to_who_can,
+        streams_are_bounded,
+        many_requests_share_few_connections,
+        an_idle_connection_is_closed,
+        a_dataserver_that_fell_silent_is_found_out_by_a_ping,
+        after_a_late_answer_requests_go_on_a_new_connection,
+        what_is_spoken_follows_the_heartbeats,
+        upstream_protocol_is_the_default,
+    ]
+}
+
+/// Two dataservers, of which the gateway knows nothing but what they speak.
+fn gateway_of(h2c: &[&H2Stub], http1: &[&Stub]) -> Apiserver {
+    let gateway = Apiserver::start(PATIENT);
+    for stub in h2c {
+        gateway.heartbeat(&format!(r#"{{"addr":"{}","proto":"h2c"}}"#, stub.addr()));
+    }
+    for stub in http1 {
+        gateway.heartbeat(&stub.addr().to_string());
+    }
+    let addrs = h2c.iter().map(|stub| stub.addr()).chain(http1.iter().map(|stub| stub.addr()));
+    let addrs: Vec<_> = addrs.map(|addr| addr.to_string()).collect();
+    gateway.wait_for_live(&addrs.iter().map(String::as_str).collect::<Vec<_>>());
+    gateway
+}
+
+/// Counts requests, and resets each.
+fn refusing() -> (H2Stub, Arc<AtomicUsize>) {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counted = refused.clone();
+    let stub = H2Stub::raw(Connections::default(), move |_, mut respond| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        respond.send_reset(Reason::REFUSED_STREAM);
+        Box::pin(async {})
+    });
+    (stub, refused)
+}
+
+fn a_refused_stream_goes_to_another_with_its_body() {
+    let body = vec![b'x'; 30_000];
+    let (refuses, refused) = refusing();
+    let (two, one) = (H2Stub::ok("two"), Stub::ok("one"));
+    for gateway in [gateway_of(&[&refuses, &two], &[]), gateway_of(&[&refuses], &[&one])] {
+        let before = refused.load(Ordering::SeqCst);
+        for _ in 0..20 {
+            assert_eq!(post(gateway.listen, "/", &body).status, 200);
+        }
+        assert!(refused.load(Ordering::SeqCst) > before, "nothing was refused");
+        assert!(gateway.metric("gateway_retries_total{reason=\"refused\"}") > 0.0);
+    }
+    assert!(two.requests().len() == 20 && two.requests().iter().all(|request| request.body == body));
+    assert!(one.requests().len() == 20 && one.requests().iter().all(|request| request.body == body));
+    let reply = post(gateway_and(&refuses).listen, "/", &body);
+    assert_eq!((reply.status, reply.complete), (503, true));
+    assert!(reply.header("proxy-status").unwrap().contains("connection_limit_reached"), "{reply:?}");
+}
+
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// A frame's head of GOAWAY, stream 0 as the last that was processed, no error.
+const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Reads frames of HTTP/2 after the preface, up to one with a request's head.
+fn read_to_headers(stream: &mut impl Read) -> std::io::Result<()> {
+    stream.read_exact(&mut [0; 24])?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize])?;
+        if head[3] == 1 {
+            return Ok(());
+        }
+    }
+}
+
+fn a_stream_above_a_goaway_goes_on_a_new_connection() {
+    // The first two connections end with a GOAWAY that leaves out their request; then the same dataserver takes it.
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (counted, real) = (taken.clone(), H2Stub::ok("taken"));
+    let to = real.addr();
+    let stub = Stub::raw(move |mut stream| {
+        if counted.fetch_add(1, Ordering::SeqCst) < 2 {
+            stream.write_all(&SETTINGS).unwrap();
+            read_to_headers(&mut stream).unwrap();
+            stream.write_all(&GOAWAY).unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+            return;
+        }
+        let mut onward = std::net::TcpStream::connect(to).unwrap();
+        let (mut from, mut back) = (stream.try_clone().unwrap(), onward.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut back, &mut stream));
+        let _ = std::io::copy(&mut from, &mut onward);
+    });
+    let gateway = Apiserver::start(PATIENT);
+    gateway.announce_h2c(&[stub.addr()]);
+    let reply = post(gateway.listen, "/", b"whole");
+    assert_eq!((reply.status, reply.text().as_str()), (200, "taken"));
+    assert_eq!((taken.load(Ordering::SeqCst), &real.requests()[0].body[..]), (3, &b"whole"[..]));
+}
+
+fn a_graceful_goaway_costs_nobody_anything() {
+    let connections = Connections { goaway_after: Some(5), ..Connections::default() };
+    let stub = H2Stub::answering(connections, |exchange, respond| async move {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert_eq!(exchange.body, b"once");
+        ok(respond, "once");
+    });
+    let gateway = gateway_and(&stub);
+    let users: Vec<_> = (0..8)
+        .map(|_| {
+            let to = gateway.listen;
+            std::thread::spawn(move || {
+                for _ in 0..10 {
+                    assert_eq!(post(to, "/", b"once").text(), "once");
+                }
+            })
+        })
+        .collect();
+    for user in users {
+        user.join().unwrap();
+    }
+    assert_eq!(stub.requests().len(), 80);
+    assert!(stub.connections().0 >= 80 / 5 / 4, "{:?}", stub.connections());
+}
+
+fn a_post_is_not_sent_twice() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let closing = || {
+        let seen = seen.clone();
+        Stub::raw(move |mut stream| {
+            stream.write_all(&SETTINGS).unwrap();
+            if read_to_headers(&mut stream).is_ok() {
+                seen.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    };
+    let (one, two) = (closing(), closing());
+    let gateway = Apiserver::start(PATIENT);
+    gateway.announce_h2c(&[one.addr(), two.addr()]);
+    let reply = post(gateway.listen, "/", b"once");
+    assert_eq!((reply.status, seen.load(Ordering::SeqCst)), (502, 1));
+    assert!(reply.header("proxy-status").unwrap().contains("connection_terminated"), "{reply:?}");
+    // What is safe is asked for again.
+    assert_eq!((get(gateway.listen, "/").status, seen.load(Ordering::SeqCst) > 2), (502, true));
+}
+
+fn an_http1_server_is_no_h2c_one() {
+    let http1 = Stub::answering(|_| b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let closes = Stub::answering(|_| Vec::new());
+    for stub in [http1, closes] {
+        let gateway = Apiserver::start(PATIENT);
+        gateway.announce_h2c(&[stub.addr()]);
+        let reply = post(gateway.listen, "/", b"x");
+        assert_eq!(reply.status, 502);
+        assert!(reply.header("proxy-status").unwrap().contains("http_protocol_error"), "{reply:?}");
+        let failures =
+            format!("gateway_upstream_errors_total{{dataserver=\"{}\",kind=\"protocol\"}}", stub.addr());
+        assert!(gateway.metric(&failures) > 0.0);
+        // Nothing of the request was sent there: another one gets it.
+        let other = H2Stub::ok("");
+        gateway.heartbeat(&format!(r#"{{"addr":"{}","proto":"h2c"}}"#, other.addr()));
+        gateway.wait_for_live(&[&stub.addr().to_string(), &other.addr().to_string()]);
+        for _ in 0..10 {
+            assert_eq!(post(gateway.listen, "/", b"x").status, 200);
+        }
+    }
+    // One that says nothing.
+    let silent = Stub::raw(|mut stream| drop(stream.read_to_end(&mut Vec::new())));
+    let gateway = Apiserver::start(&format!("{PATIENT}timeouts: {{connect: 300ms}}\n"));
+    gateway.announce_h2c(&[silent.addr()]);
+    assert_eq!(get(gateway.listen, "/").status, 504);
+}
+
+fn an_upgrade_goes_to_who_can() {
+    let (two, one) = (H2Stub::ok("two"), Stub::ok("one"));
+    let fields = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let gateway = gateway_of(&[&two], &[&one]);
+    for _ in 0..20 {
+        assert_eq!(exchange(gateway.listen, &request("GET /", &fields, b"")).text(), "one");
+    }
+    assert!((0..50).any(|_| get(gateway.listen, "/").text() == "two"));
+    let reply = exchange(gateway_and(&two).listen, &request("GET /", &fields, b""));
+    assert_eq!(
+        (reply.status, reply.header("proxy-status").unwrap().contains("http_upgrade_failed")),
+        (501, true)
+    );
+}
+
+/// A stub that answers only when the test lets it.
+fn held(connections: Connections) -> (H2Stub, Arc<tokio::sync::Semaphore>) {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let opens = gate.clone();
+    let stub = H2Stub::answering(connections, move |_, respond| {
+        let gate = opens.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
+            ok(respond, "held");
+        }
+    });
+    (stub, gate)
+}
+
+fn streams_are_bounded() {
+    let (stub, gate) = held(Connections { max_streams: Some(2), ..Connections::default() });
+    let config = "gateway: {workers: 1}\nlimits: {h2c_connections: 2}\n";
+    let gateway = gateway_with(config, &stub);
+    let to = gateway.listen;
+    let ask = || std::thread::spawn(move || post(to, "/", b"x").status);
+    let answers: Vec<_> = (0..4).map(|_| ask()).collect();
+    eventually("four to be there", || (stub.requests().len() == 4).then_some(()));
+    let reply = post(to, "/", b"x");
+    assert_eq!((reply.status, stub.requests().len(), stub.connections().0), (503, 4, 2));
+    gate.add_permits(1);
+    eventually("a free stream", || (gateway.metric("gateway_requests_in_flight") < 4.0).then_some(()));
+    let fifth = ask();
+    gate.add_permits(100);
+    assert!(answers.into_iter().all(|answer| answer.join().unwrap() == 200));
+    assert_eq!((fifth.join().unwrap(), stub.connections().0), (200, 2));
+}
+
+fn many_requests_share_few_connections() {
+    let (stub, gate) = held(Connections::default());
+    let gateway = gateway_with("gateway: {workers: 1}\n", &stub);
+    let to = gateway.listen;
+    let answers: Vec<_> = (0..100).map(|_| std::thread::spawn(move || post(to, "/", b"x").status)).collect();
+    eventually("all to be there", || (stub.requests().len() == 100).then_some(()));
+    assert_eq!(stub.connections(), (1, 0));
+    gate.add_permits(1000);
+    assert!(answers.into_iter().all(|answer| answer.join().unwrap() == 200));
+}
+
+fn an_idle_connection_is_closed() {
+    let stub = H2Stub::ok("");
+    let gateway = gateway_with("timeouts: {pool_idle: 200ms}\n", &stub);
+    assert_eq!(get(gateway.listen, "/").status, 200);
+    eventually("its end", || (stub.connections() == (1, 1)).then_some(()));
+    assert_eq!(get(gateway.listen, "/").status, 200);
+}
+
+fn a_dataserver_that_fell_silent_is_found_out_by_a_ping() {
+    const HEAD_200: [u8; 10] = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+    let stub = Stub::raw(|mut stream| {
+        stream.write_all(&SETTINGS).unwrap();
+        read_to_headers(&mut stream).unwrap();
+        stream.write_all(&HEAD_200).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()); // pings too
+    });
+    let timeouts = "timeouts: {upstream_ping: 200ms, response_head: 300ms, idle_body: 1h}\n";
+    let gateway = Apiserver::start(&format!("{PATIENT}{timeouts}"));
+    gateway.announce_h2c(&[stub.addr()]);
+    let reply = exchange(gateway.listen, &request("GET /", &[], b""));
+    assert_eq!((reply.status, reply.complete), (200, false));
+    // It was the dataserver that failed, not the user who gave up.
+    let failures = format!("gateway_upstream_errors_total{{dataserver=\"{}\",kind=\"body\"}}", stub.addr());
+    assert!(gateway.metric(&failures) > 0.0);
+}
+
+fn after_a_late_answer_requests_go_on_a_new_connection() {
+    let (stub, gate) = held(Connections::default());
+    let gateway = gateway_with("gateway: {workers: 1}\ntimeouts: {response_head: 1s}\n", &stub);
+    assert_eq!(post(gateway.listen, "/", b"x").status, 504);
+    gate.add_permits(100);
+    assert_eq!(post(gateway.listen, "/", b"x").status, 200);
+    assert_eq!(stub.connections().0, 2);
+}
+
+fn what_is_spoken_follows_the_heartbeats() {
+    let stub = Stub::ok("one");
+    let gateway = Apiserver::start(PATIENT);
+    let speaks = |heartbeat: &str, protocol: &str| {
+        gateway.heartbeat(heartbeat);
+        eventually(protocol, || {
+            let entries = get(gateway.listen, "/dataservers").json();
+            (entries["dataservers"][0]["protocol"] == protocol).then_some(())
+        });
+    };
+    let addr = stub.addr();
+    gateway.announce_h2c(&[addr]);
+    assert_eq!(get(gateway.listen, "/").status, 502);
+    speaks(&addr.to_string(), "http/1.1");
+    assert_eq!(get(gateway.listen, "/").text(), "one");
+    speaks(&format!(r#"{{"addr":"{addr}","proto":"h2c"}}"#), "h2c");
+    assert_eq!(get(gateway.listen, "/").status, 502);
+    speaks(&format!(r#"{{"addr":"{addr}","proto":"http/1.1"}}"#), "http/1.1");
+    assert_eq!(get(gateway.listen, "/").text(), "one");
+    gateway.heartbeat(&format!(r#"{{"addr":"{addr}","proto":"spdy"}}"#));
+    let refused = "gateway_heartbeats_total{result=\"refused_proto\"}";
+    eventually("a refusal", || (gateway.metric(refused) > 0.0).then_some(()));
+}
+
+fn upstream_protocol_is_the_default() {
+    let stub = H2Stub::ok("two");
+    let gateway = Apiserver::start(&format!("{PATIENT}gateway: {{upstream_protocol: h2c}}\n"));
+    gateway.announce(&[stub.addr()]);
+    assert_eq!(get(gateway.listen, "/").text(), "two");
+}
