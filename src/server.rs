@@ -76,11 +76,8 @@ where
     let service_for = Rc::new(service_for);
     let mut accept_failed = false;
     let start = |(stream, peer, permit): Accepted| {
-        let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone());
-        spawn_local(connections.track_future(async move {
-            connection.await;
-            drop(permit);
-        }));
+        let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone(), permit);
+        spawn_local(connections.track_future(connection));
     };
     let mut stopped = pin!(stop.cancelled());
     loop {

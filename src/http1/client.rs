@@ -44,11 +44,9 @@ struct Shared<IO> {
 }
 
 /// An exchange that came to nothing.
-pub struct Failed<B: Body> {
+pub struct Failed<E> {
     /// Why.
-    pub error: Error<B::Error>,
-    /// The request, as far as it was not sent: its body may have been read in part.
-    pub request: Request<B>,
+    pub error: Error<E>,
     /// What was read of the body and not sent, if nothing was sent at all.
     pub unsent: Option<Bytes>,
 }
@@ -95,19 +93,19 @@ impl<IO: Io> Client<IO> {
     /// answer is read. One that waits for a 100 is sent when that comes, or after `expect_continue`.
     ///
     /// # Errors
-    /// With the request, when there is no answer.
+    /// When there is no answer. The request is as it was, but for what was read of its body.
     pub async fn exchange<B>(
         &self,
-        mut request: Request<B>,
+        request: &mut Request<B>,
         expect_continue: Duration,
-    ) -> Result<Response<Answer<IO>>, Failed<B>>
+    ) -> Result<Response<Answer<IO>>, Failed<B::Error>>
     where
-        B: Body<Data = Bytes> + Unpin + 'static,
+        B: Body<Data = Bytes> + Default + Unpin + 'static,
     {
         let shared = &self.shared;
-        let mut output = write_head(&request);
+        let mut output = write_head(request);
         let (mut is_sent, mut parsed, mut interim) = (false, 0, Interim::default());
-        let mut hold = expects_continue(&request).then(|| Alarm::new(Instant::now() + expect_continue));
+        let mut hold = expects_continue(request).then(|| Alarm::new(Instant::now() + expect_continue));
         let head = poll_fn(|cx| {
             if !is_sent {
                 let held = hold.is_some();
@@ -128,7 +126,7 @@ impl<IO: Io> Client<IO> {
                     // The answer came instead of a 100: nobody wants the body.
                     shared.keep_alive.set(false);
                 } else if !is_sent {
-                    shared.send_on(output, request.into_body());
+                    shared.send_on(output, std::mem::take(request.body_mut()));
                 }
                 let answer = Answer { shared: shared.clone() };
                 Ok(Response::from_parts(head.parts, answer))
@@ -136,7 +134,7 @@ impl<IO: Io> Client<IO> {
             Err(error) => {
                 shared.keep_alive.set(false);
                 let unsent = output.is_untouched().then(|| output.take_data());
-                Err(Failed { error, request, unsent })
+                Err(Failed { error, unsent })
             }
         }
     }

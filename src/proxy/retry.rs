@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::Worker;
+use super::balance::Routed;
 use super::body::{Body, RequestBody};
 use super::error::Error;
-use super::pool::Upstream;
 use crate::metrics;
 use crate::registry::Failure;
 
@@ -59,41 +59,35 @@ enum Left {
     Whole(Request<RequestBody>),
     /// Its head; its body may be gone.
     Sent(Request<RequestBody>),
-    /// It is not to be sent again.
-    Gone,
+    Nothing,
 }
 
 impl Failed {
     /// No dataserver's doing: there is none, or it was the user's.
     pub(super) fn finally(error: Error, tried: Tried) -> Box<Self> {
-        Box::new(Self { error, left: Left::Gone, tried })
+        Box::new(Self { error, left: Left::Nothing, tried })
     }
 
     /// The dataserver's doing, before anything was sent.
-    pub(super) fn unsent(
-        upstream: &Upstream,
-        failure: Failure,
-        request: Request<RequestBody>,
-        tried: Tried,
-    ) -> Box<Self> {
-        Self::of_upstream(upstream, failure, Left::Whole(request), tried)
+    pub(super) fn unsent(routed: Routed, failure: Failure) -> Box<Self> {
+        Self::of_upstream(routed, failure, Left::Whole)
     }
 
-    /// The dataserver's doing, after something was sent; with the request's head if it might be sent again.
-    pub(super) fn sent(
-        upstream: &Upstream,
-        failure: Failure,
-        request: Option<Request<RequestBody>>,
-        tried: Tried,
-    ) -> Box<Self> {
-        Self::of_upstream(upstream, failure, request.map_or(Left::Gone, Left::Sent), tried)
+    /// The dataserver's doing, after something was sent.
+    pub(super) fn sent(routed: Routed, failure: Failure) -> Box<Self> {
+        Self::of_upstream(routed, failure, Left::Sent)
     }
 
-    fn of_upstream(upstream: &Upstream, failure: Failure, left: Left, mut tried: Tried) -> Box<Self> {
+    fn of_upstream(
+        routed: Routed,
+        failure: Failure,
+        left: impl FnOnce(Request<RequestBody>) -> Left,
+    ) -> Box<Self> {
+        let Routed { attempt: Attempt { request, mut tried, .. }, upstream, .. } = routed;
         upstream.counts.failed(failure);
         tried.ids.push(upstream.id);
         let error = Error::Upstream { addr: upstream.addr.clone(), failure };
-        Box::new(Self { error, left, tried })
+        Box::new(Self { error, left: left(request), tried })
     }
 }
 
@@ -171,9 +165,9 @@ where
             let request = match left {
                 Left::Whole(request) => request,
                 Left::Sent(request) if *this.is_repeatable && this.worker.retry_budget.withdraw() => {
-                    request.map(|_| RequestBody::none())
+                    request.map(|_| RequestBody::default())
                 }
-                Left::Sent(_) | Left::Gone => return Poll::Ready(Err(error)),
+                Left::Sent(_) | Left::Nothing => return Poll::Ready(Err(error)),
             };
             this.worker.counts.retried(reason);
             *this.tries += 1;

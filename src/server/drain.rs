@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -39,19 +39,13 @@ impl Drain {
         tokio::task::yield_now().await;
     }
 
-    /// Drives `connection` to its end, and calls `end` on it once when the drain has begun.
-    pub(super) async fn watch<C: Future>(&self, connection: C, end: impl FnOnce(Pin<&mut C>)) -> C::Output {
-        self.watch_until(std::future::pending(), connection, end).await
-    }
-
-    /// As [`watch`](Self::watch), and calls `end` also when `until` resolves.
-    pub(super) async fn watch_until<C: Future>(
+    /// Drives `connection` to its end, and calls `end` on it once when the drain has begun or `until` resolves.
+    pub(super) async fn watch<C: Future>(
         &self,
         until: impl Future<Output = ()>,
-        connection: C,
+        mut connection: Pin<&mut C>,
         end: impl FnOnce(Pin<&mut C>),
     ) -> C::Output {
-        let mut connection = pin!(connection);
         tokio::select! {
             biased; // a request that has come is taken in first
             output = connection.as_mut() => return output,

@@ -1,7 +1,9 @@
 //! One connection from a user: what comes before HTTP, which HTTP it is, and that to its end.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use http::{Request, Response};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
@@ -53,6 +56,7 @@ impl Http {
         peer: SocketAddr,
         service_for: Rc<impl Fn(Client) -> S>,
         drain: Drain,
+        _place: OwnedSemaphorePermit,
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
@@ -131,7 +135,8 @@ impl Http {
         let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
         let _open = self.settings.counts.clone().map(|counts| Open::new(counts, protocol));
         if speaks_http2 {
-            self.http2(stream, service, drain).await;
+            // In a box: a connection of HTTP/1 must not have the room for both.
+            Box::pin(self.http2(stream, service, drain)).await;
         } else {
             self.http1(stream, service, deadline, drain).await;
         }
@@ -160,9 +165,10 @@ impl Http {
             proxy::Error::from(refusal).response()
         };
         let (stream, seen) = stream.into_parts();
+        let limits_and_time = (head_limits, head_time);
         let connection =
-            http1::serve(stream, seen, (head_limits, head_time), self.scratch.clone(), call, refuse);
-        match drain.watch(connection, http1::Connection::graceful_shutdown).await {
+            pin!(http1::serve(stream, seen, limits_and_time, self.scratch.clone(), call, refuse));
+        match drain.watch(pending(), connection, http1::Connection::graceful_shutdown).await {
             Some((stream, Ending::Close)) => close(stream, timeouts.linger).await,
             Some((stream, Ending::Linger)) => linger(stream, timeouts.linger, limits.linger_bytes).await,
             Some((stream, Ending::Reset)) => stream.socket().reset_when_closed(),
@@ -178,10 +184,10 @@ impl Http {
         let idle = self.settings.timeouts.request_head;
         let streams = Streams::new(self.settings.limits.cancelled_streams);
         let service = Adapter::new(service, streams.clone(), self.executor.clone());
-        let connection = self.http2.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
         let end = http2::Connection::graceful_shutdown;
         tokio::select! {
-            ended = drain.watch_until(streams.idle_for(idle), connection, end) => {
+            ended = drain.watch(streams.idle_for(idle), connection.as_mut(), end) => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a user's connection ended with an error");
                 }

@@ -50,11 +50,6 @@ impl RequestBody {
         Self { stream: Some(stream), again: Vec::new(), idle: Idle::new(idle), progress: None }
     }
 
-    /// No body.
-    pub(in crate::proxy) fn none() -> Self {
-        Self { stream: None, again: Vec::new(), idle: Idle::new(Duration::ZERO), progress: None }
-    }
-
     /// From now on it may be still for as long.
     pub(in crate::proxy) fn set_idle(&mut self, limit: Duration) {
         self.idle.set_limit(limit);
@@ -77,6 +72,13 @@ impl RequestBody {
         }
         let new = || Rc::new(Progress { last: Cell::new(Instant::now()), waits_for_user: Cell::new(false) });
         Some(self.progress.get_or_insert_with(new).clone())
+    }
+}
+
+/// No body.
+impl Default for RequestBody {
+    fn default() -> Self {
+        Self { stream: None, again: Vec::new(), idle: Idle::new(Duration::ZERO), progress: None }
     }
 }
 

@@ -23,7 +23,17 @@ pub enum Incoming {
 pub(in crate::proxy) enum Stream {
     Request(http1::Incoming),
     Answer(http1::Answer<TcpStream>),
-    Http2(hyper::body::Incoming),
+    /// In a box: HTTP/1 must not have the room for it.
+    Http2(Box<Http2>),
+}
+
+/// A body of HTTP/2, whose end is not where its Content-Length says but where the stream ends.
+pub(in crate::proxy) struct Http2 {
+    incoming: hyper::body::Incoming,
+    /// What fills the length, until it is certain that nothing follows: passed on, the message would be whole.
+    last: Option<Frame<Bytes>>,
+    /// What came after that.
+    trailers: Option<Frame<Bytes>>,
 }
 
 /// A stream was reset before its end, in a way that hyper shows as an end.
@@ -35,7 +45,7 @@ impl From<Incoming> for Stream {
     fn from(incoming: Incoming) -> Self {
         match incoming {
             Incoming::Http1(body) => Self::Request(body),
-            Incoming::Http2(body) => Self::Http2(body),
+            Incoming::Http2(body) => Self::http2(body),
         }
     }
 }
@@ -43,6 +53,10 @@ impl From<Incoming> for Stream {
 type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
 impl Stream {
+    pub(in crate::proxy) fn http2(incoming: hyper::body::Incoming) -> Self {
+        Self::Http2(Box::new(Http2 { incoming, last: None, trailers: None }))
+    }
+
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let frame = match self {
             Self::Request(body) => {
@@ -51,12 +65,7 @@ impl Stream {
             Self::Answer(body) => {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
             }
-            Self::Http2(body) => match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(frame) => Some(frame.map_err(Into::into)),
-                // hyper takes a reset or a GOAWAY with NO_ERROR for an end; what follows would pass for whole.
-                None if !body.is_end_stream() => Some(Err(Cut.into())),
-                None => None,
-            },
+            Self::Http2(body) => ready!(body.poll_frame(cx)),
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) if frame.is_trailers() => Some(Ok(match frame.into_trailers() {
@@ -71,7 +80,9 @@ impl Stream {
         match self {
             Self::Request(body) => body.is_end_stream(),
             Self::Answer(body) => body.is_end_stream(),
-            Self::Http2(body) => body.is_end_stream(),
+            Self::Http2(body) => {
+                body.last.is_none() && body.trailers.is_none() && body.incoming.is_end_stream()
+            }
         }
     }
 
@@ -79,7 +90,7 @@ impl Stream {
         match self {
             Self::Request(body) => body.size_hint(),
             Self::Answer(body) => body.size_hint(),
-            Self::Http2(body) => body.size_hint(),
+            Self::Http2(body) => body.incoming.size_hint(),
         }
     }
 
@@ -88,6 +99,38 @@ impl Stream {
         match self {
             Self::Request(body) => Some(body.on_upgrade()),
             Self::Answer(_) | Self::Http2(_) => None,
+        }
+    }
+}
+
+impl Http2 {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(trailers)));
+        }
+        loop {
+            let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                // hyper takes a reset or a GOAWAY with NO_ERROR for an end; what follows would pass for whole.
+                None if !self.incoming.is_end_stream() => return Poll::Ready(Some(Err(Cut.into()))),
+                None => return Poll::Ready(self.last.take().map(Ok)),
+            };
+            if let Some(last) = self.last.take() {
+                // h2 lets nothing follow what fills the length but an empty frame, or trailers.
+                self.trailers = Some(frame).filter(Frame::is_trailers);
+                if self.trailers.is_some() || self.incoming.is_end_stream() {
+                    return Poll::Ready(Some(Ok(last)));
+                }
+                self.last = Some(last);
+            } else if self.incoming.size_hint().exact() == Some(0)
+                && !self.incoming.is_end_stream()
+                && frame.is_data()
+            {
+                self.last = Some(frame).filter(|frame| frame.data_ref().is_some_and(|data| !data.is_empty()));
+            } else {
+                return Poll::Ready(Some(Ok(frame)));
+            }
         }
     }
 }

@@ -21,39 +21,37 @@ use crate::proxy::pool::{Http1Connection, Lease};
 use crate::proxy::retry::{Attempt, Failed};
 use crate::registry::Failure;
 
-pub(super) async fn exchange(
-    worker: Rc<Worker>,
-    Routed { attempt, upstream, .. }: Routed,
-) -> Result<Response<Body>, Box<Failed>> {
-    let Attempt { mut request, mut tried, now } = attempt;
+pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
+    // Where it is: a future has the room for whatever is moved in it twice.
+    let Routed { attempt: Attempt { request, tried, now }, upstream, .. } = &mut routed;
     if !request.headers().contains_key(header::HOST) {
         // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
         request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
     }
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     if let Err(error) = end_of_nothing(request.body_mut()).await {
-        return Err(Failed::finally(error, tried));
+        return Err(Failed::finally(error, routed.attempt.tried));
     }
     let timeouts = &worker.settings.timeouts;
     let mut lease = Lease::new(upstream.clone());
     loop {
-        let kept = upstream.http1.take_idle(now, timeouts.pool_idle);
+        let kept = upstream.http1.take_idle(*now, timeouts.pool_idle);
         let was_kept = kept.is_some();
         let mut connection = match kept {
             Some(connection) => connection,
-            None => match connect::http1(&worker, &upstream).await {
+            None => match Box::pin(connect::http1(&worker, upstream)).await {
                 Ok(connection) => connection,
                 Err(failure) => {
                     tried.again = tried.again.filter(|id| *id != upstream.id);
-                    return Err(Failed::unsent(&upstream, failure, request, tried));
+                    return Err(Failed::unsent(routed, failure));
                 }
             },
         };
-        let asked = if was_kept { now } else { Instant::now() };
-        let failed = match send(&mut connection, request, timeouts, asked).await {
+        let asked = if was_kept { *now } else { Instant::now() };
+        let no_answer = match send(&mut connection, request, timeouts, asked).await {
             // Nobody asked for another protocol.
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade => {
-                NoAnswer::Malformed(None)
+                NoAnswer::Malformed
             }
             Ok(response) => {
                 upstream.counts.answered(response.status().as_u16());
@@ -62,29 +60,23 @@ pub(super) async fn exchange(
                     Body::from_upstream(UpstreamBody::new(Stream::Answer(body), timeouts.idle_body, lease))
                 }));
             }
-            Err(failed) => failed,
+            Err(no_answer) => no_answer,
         };
         if was_kept {
             // Its other connections were idle for longer: they have most likely ended, too.
             upstream.http1.close_all_idle();
             tried.again = Some(upstream.id);
         }
-        return Err(match failed {
-            NoAnswer::Unsent(unsent) if was_kept => {
-                // It had been closed while it was idle: that is no fault of the dataserver, which may take a
-                // new one.
-                request = unsent;
-                continue;
-            }
-            NoAnswer::Unsent(request) => Failed::unsent(&upstream, Failure::Closed, request, tried),
-            NoAnswer::Closed(request) => Failed::sent(&upstream, Failure::Closed, Some(request), tried),
-            NoAnswer::Malformed(request) => {
-                // On a kept connection it may have been the rest of the answer before.
-                let failure = if was_kept { Failure::Closed } else { Failure::Protocol };
-                Failed::sent(&upstream, failure, request, tried)
-            }
-            NoAnswer::TimedOut => Failed::sent(&upstream, Failure::HeadTimeout, None, tried),
-            NoAnswer::User(error) => Failed::finally(error, tried),
+        return Err(match no_answer {
+            // It had been closed while it was idle: that is no fault of the dataserver, which may take a new one.
+            NoAnswer::Unsent if was_kept => continue,
+            NoAnswer::Unsent => Failed::unsent(routed, Failure::Closed),
+            NoAnswer::Closed => Failed::sent(routed, Failure::Closed),
+            // It may have been the rest of the answer before.
+            NoAnswer::Malformed if was_kept => Failed::sent(routed, Failure::Closed),
+            NoAnswer::Malformed => Failed::sent(routed, Failure::Protocol),
+            NoAnswer::TimedOut => Failed::sent(routed, Failure::HeadTimeout),
+            NoAnswer::User(error) => Failed::finally(error, routed.attempt.tried),
         });
     }
 }
@@ -100,12 +92,12 @@ async fn end_of_nothing(body: &mut RequestBody) -> Result<(), Error> {
     Ok(())
 }
 
-/// Why there is no answer, with the request where it may be sent again.
+/// Why there is no answer.
 enum NoAnswer {
     /// Nothing of the request went out.
-    Unsent(Request<RequestBody>),
-    Closed(Request<RequestBody>),
-    Malformed(Option<Request<RequestBody>>),
+    Unsent,
+    Closed,
+    Malformed,
     TimedOut,
     /// It was the user's body that ended the exchange.
     User(Error),
@@ -115,7 +107,7 @@ enum NoAnswer {
 /// may go on.
 async fn send(
     connection: &mut Http1Connection,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     timeouts: &Timeouts,
     asked: Instant,
 ) -> Result<Response<http1::Answer<TcpStream>>, NoAnswer> {
@@ -123,33 +115,39 @@ async fn send(
     let Http1Connection { client, alarm } = connection;
     alarm.set(asked + limit);
     let progress = request.body_mut().progress();
-    let mut answer = pin!(client.exchange(request, timeouts.expect_continue));
-    let answer = poll_fn(|cx| {
-        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Poll::Ready(Some(answer));
-        }
-        loop {
-            ready!(alarm.poll(cx));
-            match progress.as_ref().and_then(|progress| progress.time_left(limit)) {
-                Some(left) => alarm.set(Instant::now() + left),
-                None => return Poll::Ready(None),
+    let failed = {
+        let mut answer = pin!(client.exchange(request, timeouts.expect_continue));
+        let answer = poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
             }
+            loop {
+                ready!(alarm.poll(cx));
+                match progress.as_ref().and_then(|progress| progress.time_left(limit)) {
+                    Some(left) => alarm.set(Instant::now() + left),
+                    None => return Poll::Ready(None),
+                }
+            }
+        });
+        match answer.await {
+            Some(Ok(answer)) => return Ok(answer),
+            Some(Err(failed)) => failed,
+            None => return Err(NoAnswer::TimedOut),
         }
-    });
-    let Some(answer) = answer.await else { return Err(NoAnswer::TimedOut) };
-    answer.map_err(|http1::Failed { error, mut request, unsent }| match (error, unsent) {
+    };
+    Err(match (failed.error, failed.unsent) {
         (http1::Error::Body(error), _) => NoAnswer::User(Error::of_body(&error)),
         (http1::Error::BodyLength, _) => NoAnswer::User(Error::RequestBody),
         (_, Some(read)) => {
             if !read.is_empty() {
                 request.body_mut().put_back(vec![read]);
             }
-            NoAnswer::Unsent(request)
+            NoAnswer::Unsent
         }
-        (http1::Error::Closed, None) => NoAnswer::Closed(request),
+        (http1::Error::Closed, None) => NoAnswer::Closed,
         (http1::Error::Malformed(malformed), None) => {
             tracing::debug!(error = %malformed, "a dataserver's answer is none");
-            NoAnswer::Malformed(Some(request))
+            NoAnswer::Malformed
         }
     })
 }

@@ -5,7 +5,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::request::Parts;
 use http::uri::{Authority, Scheme, Uri};
 use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -23,15 +22,12 @@ use crate::registry::Failure;
 /// How often a dataserver may close a connection before it has taken the request off our hands.
 const CONNECTIONS: usize = 3;
 
-pub(super) async fn exchange(
-    worker: Rc<Worker>,
-    Routed { attempt, upstream, .. }: Routed,
-) -> Result<Response<Body>, Box<Failed>> {
-    let Attempt { request, mut tried, .. } = attempt;
-    let (head, mut body) = request.into_parts();
+pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
+    let Routed { attempt: Attempt { request, tried, .. }, upstream, .. } = &mut routed;
+    let mut body = std::mem::take(request.body_mut());
     let timeouts = &worker.settings.timeouts;
     // Streams of gRPC may be still for as long as nothing happens that they tell of.
-    let idle = if is_grpc(&head.headers) { timeouts.idle_tunnel } else { timeouts.idle_body };
+    let idle = if is_grpc(request.headers()) { timeouts.idle_tunnel } else { timeouts.idle_body };
     body.set_idle(idle);
     let mut lease = Lease::new(upstream.clone());
     let mut closed = 0;
@@ -40,22 +36,22 @@ pub(super) async fn exchange(
             Ok(slot) => slot,
             Err(failure) => break (failure, Some(body)),
         };
-        let (target, fields) = match http2_head(&head) {
+        let (target, fields) = match http2_head(request) {
             Ok(head) => head,
-            Err(error) => return Err(Failed::finally(error, tried)),
+            Err(error) => return Err(Failed::finally(error, routed.attempt.tried)),
         };
         let (upload, handle) = Upload::new(body, slot.clone());
-        let mut request = Request::new(upload);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = target;
-        *request.headers_mut() = fields;
-        match send(&slot, request, &handle, timeouts.response_head).await {
+        let mut http2_request = Request::new(upload);
+        *http2_request.method_mut() = request.method().clone();
+        *http2_request.uri_mut() = target;
+        *http2_request.headers_mut() = fields;
+        match send(&slot, http2_request, &handle, timeouts.response_head).await {
             Sent::Answer(response) if is_sound(&response, worker.settings.limits.headers) => {
                 handle.answered();
                 upstream.counts.answered(response.status().as_u16());
                 lease.hold_stream(slot);
                 return Ok(response
-                    .map(|body| Body::from_upstream(UpstreamBody::new(Stream::Http2(body), idle, lease))));
+                    .map(|body| Body::from_upstream(UpstreamBody::new(Stream::http2(body), idle, lease))));
             }
             Sent::Answer(_) => break (Failure::Protocol, None),
             Sent::TimedOut => {
@@ -65,7 +61,7 @@ pub(super) async fn exchange(
             }
             Sent::Failed(failure) => {
                 if let Some(error) = handle.failure() {
-                    return Err(Failed::finally(error, tried));
+                    return Err(Failed::finally(error, routed.attempt.tried));
                 }
                 // It may only have ended that connection, and be worth another try when nobody else is left.
                 tried.again = (failure == Failure::Closed).then_some(upstream.id).or(tried.again);
@@ -84,23 +80,23 @@ pub(super) async fn exchange(
         }
     };
     Err(if let Some(body) = unsent {
-        Failed::unsent(&upstream, failure, Request::from_parts(head, body), tried)
+        *request.body_mut() = body;
+        Failed::unsent(routed, failure)
     } else {
-        let sent = Request::from_parts(head, RequestBody::none());
-        Failed::sent(&upstream, failure, Some(sent), tried)
+        Failed::sent(routed, failure)
     })
 }
 
 /// The target and the fields that an HTTP/2 request has instead (RFC 9113 §8.2.2, §8.3.1).
-fn http2_head(head: &Parts) -> Result<(Uri, HeaderMap), Error> {
-    let mut fields = head.headers.clone();
+fn http2_head(request: &Request<RequestBody>) -> Result<(Uri, HeaderMap), Error> {
+    let mut fields = request.headers().clone();
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         fields.remove(name);
     }
     let host = fields.remove(header::HOST).filter(|host| !host.is_empty());
     // Without a host h2 makes it a request of HTTP/1.0, which has no `:authority`.
-    let Some(host) = host else { return Ok((head.uri.clone(), fields)) };
-    let mut target = head.uri.clone().into_parts();
+    let Some(host) = host else { return Ok((request.uri().clone(), fields)) };
+    let mut target = request.uri().clone().into_parts();
     let authority = Authority::try_from(host.as_bytes());
     target.authority = Some(authority.map_err(|_| Error::BadRequest("the Host is not one"))?);
     target.scheme = Some(Scheme::HTTP);
