@@ -49,6 +49,7 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         "Requests sent to another dataserver because the first could not take them, by reason.",
     ),
     (CONNECTIONS, Kind::Gauge, "Open connections from users, by protocol."),
+    (WORKER_CONNECTIONS, Kind::Gauge, "Open connections from users, by worker."),
     (CONNECTIONS_REFUSED, Kind::Counter, "Connections from users that ended before any HTTP, by reason."),
     (TLS_RELOADS, Kind::Counter, "Changes of the certificate's files that were seen, by result."),
 ];
@@ -67,6 +68,7 @@ const UPSTREAM_REQUESTS: &str = "gateway_upstream_requests_total";
 const UPSTREAM_ERRORS: &str = "gateway_upstream_errors_total";
 const RETRIES: &str = "gateway_retries_total";
 const CONNECTIONS: &str = "gateway_connections";
+const WORKER_CONNECTIONS: &str = "gateway_worker_connections";
 const CONNECTIONS_REFUSED: &str = "gateway_connections_refused_total";
 const TLS_RELOADS: &str = "gateway_tls_reloads_total";
 
@@ -272,6 +274,11 @@ impl Metrics {
             let open: u64 = inner.workers.iter().map(|worker| worker.connections(protocol)).sum();
             #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 connections")]
             inner.gauge(CONNECTIONS, &[("protocol", protocol.label().into())], open as f64);
+        }
+        for (index, worker) in inner.workers.iter().enumerate() {
+            let open: u64 = Protocol::ALL.iter().map(|protocol| worker.connections(*protocol)).sum();
+            #[expect(clippy::cast_precision_loss, reason = "there are never 2^53 connections")]
+            inner.gauge(WORKER_CONNECTIONS, &[("worker", index.to_string().into())], open as f64);
         }
         for reason in Refused::ALL {
             let count = inner.workers.iter().map(|worker| worker.connections_refused(reason)).sum();

@@ -95,7 +95,7 @@ impl Worker {
             rng: RefCell::new(SmallRng::from_os_rng()),
             metrics: metrics.clone(),
             counts: metrics.worker(index)?,
-            pool: Pool::default(),
+            pool: Pool::new(settings.limits.pool),
             retry_budget: Budget::new(settings.retry_budget, settings.workers),
             tunnels: TaskTracker::new(),
             scratch: Rc::default(),
@@ -115,6 +115,7 @@ impl Worker {
         let pool_idle = self.settings.timeouts.pool_idle;
         loop {
             tokio::time::sleep((pool_idle / 4).max(Duration::from_millis(1))).await;
+            self.registry.borrow_mut().refresh();
             self.pool.close_idle(pool_idle);
         }
     }

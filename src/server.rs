@@ -8,9 +8,9 @@ mod http2;
 mod io;
 mod listen;
 mod proxy_protocol;
+mod spread;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ::http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -31,9 +31,11 @@ use crate::proxy::{Body, Client, Incoming};
 use crate::tls::Identity;
 
 pub use listen::bind;
+pub use spread::Spread;
 
 use drain::Drain;
 use http::Http;
+use spread::Accepted;
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -57,13 +59,14 @@ pub struct Settings {
 }
 
 /// Accepts and serves until `stop`, then lets what is under way end within `timeouts.drain`. `service_for` makes
-/// the service of a connection for its client. Must run where `spawn_local` works.
+/// the service of a connection for its client; a `spread` of several shares the connections with others. Must run where `spawn_local` works.
 ///
 /// Returns how many connections were cut off because they did not end in time.
 pub async fn serve<S>(
     listener: TcpListener,
     service_for: impl Fn(Client) -> S + 'static,
     settings: Settings,
+    mut spread: Spread,
     stop: CancellationToken,
 ) -> usize
 where
@@ -74,41 +77,60 @@ where
     let (places, drain_time) = (settings.connections.clone(), settings.timeouts.drain);
     let http = Rc::new(Http::new(settings));
     let service_for = Rc::new(service_for);
-    let mut accept_failed = false;
-    let start = |(stream, peer, permit): Accepted| {
-        let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone(), permit);
+    let start = |spread: &Spread, (stream, peer, permit): Accepted| {
+        let place = (permit, spread.count());
+        let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone(), place);
         spawn_local(connections.track_future(connection));
     };
-    let mut stopped = pin!(stop.cancelled());
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stopped.as_mut() => break,
-            accepted = accept(&listener, &places) => accepted,
-        };
-        match accepted {
-            Ok(accepted) => {
-                accept_failed = false;
-                start(accepted);
-            }
-            Err(error) => {
-                if !accept_failed {
-                    tracing::warn!(%error, "connections cannot be accepted for the moment");
-                }
-                accept_failed = true;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    accept_until(&listener, &places, &mut spread, &stop, start).await;
     // What the kernel has taken in already is served: closing the listener would reset it.
-    accept_queued(listener, &places).into_iter().for_each(start);
+    let queued = accept_queued(listener, &places);
+    spread.close().into_iter().chain(queued).for_each(|accepted| start(&spread, accepted));
     drain.begin();
     connections.close();
     let _ = timeout(drain_time, connections.wait()).await;
     connections.len()
 }
 
-type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+async fn accept_until(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    spread: &mut Spread,
+    stop: &CancellationToken,
+    start: impl Fn(&Spread, Accepted),
+) {
+    let mut failed = false;
+    let mut stopped = pin!(stop.cancelled());
+    // Kept while others hand on: it may hold a connection that waits for its place.
+    let mut accepting = pin!(accept(listener, places));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped.as_mut() => return,
+            Some(accepted) = spread.handed_on() => {
+                start(spread, accepted);
+                continue;
+            }
+            accepted = accepting.as_mut() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => {
+                failed = false;
+                if let Some(accepted) = spread.place(accepted) {
+                    start(spread, accepted);
+                }
+            }
+            Err(error) => {
+                if !failed {
+                    tracing::warn!(%error, "connections cannot be accepted for the moment");
+                }
+                failed = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        accepting.set(accept(listener, places));
+    }
+}
 
 /// A connection, and a place for it. One that is over the limit waits here, accepted but not read; the
 /// others wait in the kernel's queue.

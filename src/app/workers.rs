@@ -14,10 +14,11 @@ use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::proxy;
 use crate::proxy::Client;
 use crate::registry::Registry;
+use crate::server::{self, Spread};
 use crate::tls::Identity;
-use crate::{proxy, server};
 
 /// Connections to `gateway.admin_listen` at once.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -54,9 +55,10 @@ impl Workers {
         let workers = Self { count: listeners.len(), stop: CancellationToken::new(), ended };
         let places = shared.config.limits.connections.min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(places));
-        for (index, listener) in listeners.into_iter().enumerate() {
+        let spreads = Spread::over(listeners.len());
+        for (index, (listener, spread)) in listeners.into_iter().zip(spreads).enumerate() {
             let (shared, connections, stop) = (shared.clone(), connections.clone(), workers.stop.clone());
-            let run = move || shared.worker(index, listener, connections, &stop);
+            let run = move || shared.worker(index, listener, spread, connections, &stop);
             spawn(format!("worker-{index}"), sender.clone(), run)?;
         }
         if let Some(listener) = admin_listener {
@@ -128,6 +130,7 @@ impl Shared {
         &self,
         index: usize,
         listener: StdListener,
+        spread: Spread,
         connections: Arc<Semaphore>,
         stop: &CancellationToken,
     ) -> anyhow::Result<usize> {
@@ -153,10 +156,10 @@ impl Shared {
             let serve = async {
                 if config.gateway.admin_listen.is_some() {
                     let service = move |client| proxy::stack(&proxy, client);
-                    return server::serve(listener, service, settings, stop).await;
+                    return server::serve(listener, service, settings, spread, stop).await;
                 }
                 let service = move |client| Switch::new(proxy::stack(&proxy, client), admin(client));
-                server::serve(listener, service, settings, stop).await
+                server::serve(listener, service, settings, spread, stop).await
             };
             let serve_and_tunnels = async {
                 let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
@@ -182,7 +185,7 @@ impl Shared {
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
-            Ok(server::serve(listener, self.admin_service(), settings, stop).await)
+            Ok(server::serve(listener, self.admin_service(), settings, Spread::alone(), stop).await)
         })
     }
 

@@ -12,6 +12,8 @@ pub struct Limits {
     /// Bytes that a user may send after an answer that is the last of its connection, before it is cut off.
     /// Default 1048576, at most 1073741824.
     pub linger_bytes: usize,
+    /// Idle connections to one dataserver that each worker keeps. Default 1024, at most 100000.
+    pub pool: usize,
     /// Streams of one HTTP/2 connection that its user may cancel, beyond as many as it lets be answered, before
     /// the connection is closed. Default 500, at most 1000000.
     pub cancelled_streams: usize,
@@ -31,6 +33,7 @@ impl Limits {
             head_bytes: section.within("head_bytes", 65_536, 8_192, 1_048_576),
             headers: section.within("headers", 100, 10, 1_000),
             linger_bytes: section.within("linger_bytes", 1_048_576, 0, 1 << 30),
+            pool: section.within("pool", 1024, 0, 100_000),
             cancelled_streams: section.within("cancelled_streams", 500, 1, 1_000_000),
             connections: section.within("connections", 10_000, 1, 10_000_000),
             in_flight: section.within("in_flight", 10_000, 1, 10_000_000),

@@ -7,6 +7,8 @@ use super::reader::Reader;
 /// How long things may take. Each from 1ms to 24h.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timeouts {
+    /// How long the addresses of a dataserver's name are used before they are asked for again. Default 5s.
+    pub resolved: Duration,
     /// A connection to a dataserver; then another one is tried. Default 1s.
     pub connect: Duration,
     /// From when the gateway waits for a request to when its head is complete; it is thus also how long
@@ -43,6 +45,7 @@ impl Timeouts {
             section.within(key, Duration::from_secs(default_secs), least, most)
         };
         let timeouts = Self {
+            resolved: duration("resolved", 5),
             connect: duration("connect", 1),
             request_head: duration("request_head", 30),
             response_head: duration("response_head", 30),

@@ -3,13 +3,16 @@
 mod http2;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use super::Worker;
 use super::pool::{Http1Connection, Upstream};
-use crate::addr::is_dialable;
+use crate::addr::{Addr, is_dialable};
 use crate::http1::{Client, Limits};
 use crate::registry::Failure;
 
@@ -34,15 +37,36 @@ async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Fai
     if let Some(target) = upstream.addr.socket_addr() {
         return TcpStream::connect(target).await.map_err(|_| Failure::Connect);
     }
-    let resolved = tokio::net::lookup_host(upstream.addr.as_str()).await.map_err(|_| Failure::Resolve)?;
+    let targets = upstream.resolved.targets(&upstream.addr, worker.settings.timeouts.resolved).await?;
     // A name is no way around what is refused of an address.
     let may_dial = |target: &SocketAddr| is_dialable(target.ip()) && !worker.settings.own.contains(*target);
     let mut failure = Failure::Resolve;
-    for target in resolved.filter(may_dial) {
+    for target in targets.iter().copied().filter(may_dial) {
         match TcpStream::connect(target).await {
             Ok(stream) => return Ok(stream),
             Err(_) => failure = Failure::Connect,
         }
     }
     Err(failure)
+}
+
+/// The addresses of a dataserver's name. One lookup at a time: a name server that hangs holds one thread for each
+/// name, not one for each request.
+#[derive(Default)]
+pub(super) struct Resolved {
+    last: Mutex<Option<(Instant, Rc<[SocketAddr]>)>>,
+}
+
+impl Resolved {
+    async fn targets(&self, addr: &Addr, fresh: Duration) -> Result<Rc<[SocketAddr]>, Failure> {
+        let mut last = self.last.lock().await;
+        if let Some((at, targets)) = &*last
+            && at.elapsed() < fresh
+        {
+            return Ok(targets.clone());
+        }
+        let targets: Rc<[_]> = lookup_host(addr.as_str()).await.map_err(|_| Failure::Resolve)?.collect();
+        *last = Some((Instant::now(), targets.clone()));
+        Ok(targets)
+    }
 }

@@ -6,7 +6,7 @@ mod http2;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,31 +15,46 @@ use crate::addr::Addr;
 use crate::http1::Upgraded;
 use crate::registry::{Entry, Shard};
 
+use super::connect::Resolved;
+
 pub(super) use http1::Connection as Http1Connection;
 pub(super) use http2::{Connection as Http2Connection, MAX_STREAMS, Slot};
 
 /// Every dataserver that this worker has had to do with, by the id of its entry.
-#[derive(Default)]
 pub(super) struct Pool {
     upstreams: RefCell<HashMap<u64, Rc<Upstream>>>,
+    most_idle: usize,
 }
 
 /// One dataserver, as this worker knows it.
 pub(super) struct Upstream {
     pub(super) id: u64,
     pub(super) addr: Addr,
+    /// Gone when the dataserver has left the live set.
+    entry: Weak<Entry>,
+    pub(super) resolved: Resolved,
+    /// Idle connections that are kept at most.
+    most_idle: usize,
     pub(super) counts: Arc<Shard>,
     pub(super) http1: http1::Connections,
     pub(super) http2: http2::Connections,
 }
 
 impl Pool {
-    pub(super) fn upstream(&self, entry: &Entry, worker: usize) -> Rc<Upstream> {
+    /// Keeps so many idle connections to each dataserver.
+    pub(super) fn new(most_idle: usize) -> Self {
+        Self { upstreams: RefCell::default(), most_idle }
+    }
+
+    pub(super) fn upstream(&self, entry: &Arc<Entry>, worker: usize) -> Rc<Upstream> {
         let mut upstreams = self.upstreams.borrow_mut();
         let known = upstreams.entry(entry.id()).or_insert_with(|| {
             Rc::new(Upstream {
                 id: entry.id(),
                 addr: entry.addr().clone(),
+                entry: Arc::downgrade(entry),
+                resolved: Resolved::default(),
+                most_idle: self.most_idle,
                 counts: entry.traffic().shard(worker),
                 http1: http1::Connections::default(),
                 http2: http2::Connections::default(),
@@ -48,10 +63,11 @@ impl Pool {
         known.clone()
     }
 
-    /// Closes what was idle for `limit`, and forgets dataservers that there is nothing left of.
+    /// Closes what was idle for `limit` or leads to who has left, and forgets dataservers that there is nothing left of.
     pub(super) fn close_idle(&self, limit: Duration) {
         let now = Instant::now();
         self.upstreams.borrow_mut().retain(|_, upstream| {
+            let limit = if upstream.entry.strong_count() == 0 { Duration::ZERO } else { limit };
             upstream.http1.close_idle(now, limit);
             upstream.http2.close_idle(now, limit);
             !upstream.http1.is_empty() || !upstream.http2.is_empty() || Rc::strong_count(upstream) > 1
@@ -97,7 +113,7 @@ impl Lease {
     /// The answer has ended: the connection is for the next request.
     pub(super) fn give_back(mut self) {
         if let Held::Http1(connection) = std::mem::replace(&mut self.held, Held::Nothing) {
-            self.upstream.http1.give_back(connection);
+            self.upstream.http1.give_back(connection, self.upstream.most_idle);
         }
     }
 

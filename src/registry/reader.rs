@@ -37,6 +37,11 @@ impl Reader {
         Self { registry, snapshot }
     }
 
+    /// Lets go of a snapshot that is no longer the newest: who is not asked to pick holds on to who has left.
+    pub fn refresh(&mut self) {
+        self.snapshot.load();
+    }
+
     /// A random live entry whose id is not among `tried`; every live entry is as likely as another.
     /// `None` only if there is none.
     pub fn pick(&mut self, now: Instant, rng: &mut impl Rng, tried: &[u64]) -> Option<&Arc<Entry>> {

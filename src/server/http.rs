@@ -18,6 +18,7 @@ use tower::Service;
 use super::drain::Drain;
 use super::http2::{Adapter, LocalExecutor, Streams};
 use super::io::{Downstream, Socket, Stream, close, linger};
+use super::spread::Counted;
 use super::{Settings, proxy_protocol};
 use crate::http1::{self, Ending};
 use crate::metrics::{Protocol, Refused, Worker};
@@ -56,7 +57,7 @@ impl Http {
         peer: SocketAddr,
         service_for: Rc<impl Fn(Client) -> S>,
         drain: Drain,
-        _place: OwnedSemaphorePermit,
+        _place: (OwnedSemaphorePermit, Counted),
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {

@@ -16,6 +16,7 @@ mod h2c;
 mod head;
 mod http2;
 mod leaving;
+mod pools;
 mod smuggling;
 mod stalls;
 mod time;
@@ -45,6 +46,7 @@ pub fn trials() -> Vec<Trial> {
         stalls::trials(),
         crowds::trials(),
         leaving::trials(),
+        pools::trials(),
         smuggling::trials(),
         edge::trials(),
         tls::trials(),

@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use crate::alarm::Alarm;
 use crate::http1::Client;
 
-/// The idle ones to one dataserver. They are never more than the requests that were under way at once, which
-/// `limits.in_flight` bounds.
+/// The idle ones to one dataserver.
 #[derive(Default)]
 pub(in crate::proxy) struct Connections {
     idle: RefCell<Vec<Idle>>,
@@ -58,10 +57,11 @@ impl Connections {
         self.idle.borrow().is_empty()
     }
 
-    /// Keeps a connection for another request, if it can carry one.
-    pub(super) fn give_back(&self, connection: Connection) {
-        if connection.client.is_free() {
-            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+    /// Keeps a connection for another request, if it can carry one and not `most` are kept already.
+    pub(super) fn give_back(&self, connection: Connection, most: usize) {
+        let mut idle = self.idle.borrow_mut();
+        if connection.client.is_free() && idle.len() < most {
+            idle.push(Idle { connection, since: Instant::now() });
         }
     }
 }
