@@ -27,8 +27,8 @@ enum State {
     Data(u64),
     /// In the line end after a chunk.
     DataEnd,
-    /// In the fields after the last chunk.
-    Trailers,
+    /// In the fields after the last chunk, of which so much was looked at.
+    Trailers(usize),
     End,
 }
 
@@ -76,7 +76,7 @@ impl Chunked {
                             return Err(Malformed::Extension);
                         }
                         bytes.advance(line.len);
-                        self.state = if size == 0 { State::Trailers } else { State::Data(size) };
+                        self.state = if size == 0 { State::Trailers(0) } else { State::Data(size) };
                     }
                 },
                 State::Data(left) => {
@@ -97,7 +97,7 @@ impl Chunked {
                         return Ok(Part::Incomplete);
                     }
                 }
-                State::Trailers => return self.trailers(bytes),
+                State::Trailers(seen) => return self.trailers(bytes, seen),
                 State::End => return Ok(Part::End),
             }
         }
@@ -123,7 +123,7 @@ impl Chunked {
         }
     }
 
-    fn trailers(&mut self, bytes: &mut BytesMut) -> Result<Part, Malformed> {
+    fn trailers(&mut self, bytes: &mut BytesMut, seen: usize) -> Result<Part, Malformed> {
         match bytes.get(..2) {
             Some(b"\r\n") => {
                 bytes.advance(2);
@@ -132,6 +132,14 @@ impl Chunked {
             }
             None if b"\r".starts_with(bytes) => return Ok(Part::Incomplete),
             Some(_) | None => {}
+        }
+        // What comes byte by byte must not be parsed for each.
+        let fresh = bytes.get(seen.saturating_sub(3)..).unwrap_or_default();
+        let may_end =
+            fresh.windows(2).any(|end| end == b"\n\n") || fresh.windows(4).any(|end| end == b"\r\n\r\n");
+        if !may_end && bytes.len() <= self.limits.bytes {
+            self.state = State::Trailers(bytes.len());
+            return Ok(Part::Incomplete);
         }
         let mut fields = vec![httparse::EMPTY_HEADER; self.limits.fields];
         let (len, fields) = match httparse::parse_headers(bytes, &mut fields) {

@@ -9,9 +9,10 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Decoder, Upgraded};
@@ -41,6 +42,8 @@ struct Shared<IO> {
     keep_alive: Cell<bool>,
     /// Sends what is left of a request that was answered early.
     upload: RefCell<Option<AbortHandle>>,
+    /// Reads the answer meanwhile.
+    reader: Cell<Option<Waker>>,
 }
 
 /// An exchange that came to nothing.
@@ -72,6 +75,7 @@ impl<IO: Io> Client<IO> {
             scratch,
             keep_alive: Cell::new(true),
             upload: RefCell::default(),
+            reader: Cell::default(),
         };
         Self { shared: Rc::new(shared) }
     }
@@ -84,6 +88,10 @@ impl<IO: Io> Client<IO> {
 
     /// Whether it is free, and the other side has not closed it. Nor said anything: nobody asked.
     pub fn is_open(&self) -> bool {
+        // Without a budget tokio says that there is nothing to read, whatever there is.
+        if !has_budget_remaining() {
+            return false;
+        }
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = || self.shared.wire.borrow_mut().poll_read_head(&self.shared.scratch, &mut cx, |_| 0);
         self.is_free() && read().is_pending()
@@ -103,7 +111,9 @@ impl<IO: Io> Client<IO> {
         B: Body<Data = Bytes> + Default + Unpin + 'static,
     {
         let shared = &self.shared;
-        let mut output = write_head(request);
+        let Some(mut output) = write_head(request) else {
+            return Err(Failed { error: Error::BodyLength, unsent: None });
+        };
         let (mut is_sent, mut parsed, mut interim) = (false, 0, Interim::default());
         let mut hold = expects_continue(request).then(|| Alarm::new(Instant::now() + expect_continue));
         let head = poll_fn(|cx| {
@@ -117,7 +127,13 @@ impl<IO: Io> Client<IO> {
                 hold = None;
                 cx.waker().wake_by_ref(); // to send it
             }
-            head
+            // Nobody has asked anything yet: what is said now is not for this request.
+            match head {
+                Poll::Ready(Ok(_)) if output.is_untouched() => {
+                    Poll::Ready(Err(Error::Malformed(Malformed::Unasked)))
+                }
+                head => head,
+            }
         });
         match head.await {
             Ok(head) => {
@@ -237,6 +253,9 @@ impl<IO: Io> Shared<IO> {
             if !sent.await {
                 // The server must not take for whole what is not.
                 shared.wire.borrow_mut().io = None;
+                if let Some(reader) = shared.reader.take() {
+                    reader.wake();
+                }
             }
         });
         *self.upload.borrow_mut() = Some(upload.abort_handle());
@@ -249,8 +268,15 @@ impl<IO: Io> Shared<IO> {
             if part != Part::Incomplete {
                 return Poll::Ready(Ok(part));
             }
-            if ready!(wire.poll_read_body(&self.scratch, cx))? == 0 {
-                wire.body.end_of_input()?;
+            match wire.poll_read_body(&self.scratch, cx)? {
+                Poll::Ready(0) => wire.body.end_of_input()?,
+                Poll::Ready(_) => {}
+                Poll::Pending => {
+                    if self.upload.borrow().is_some() {
+                        self.reader.set(Some(cx.waker().clone()));
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -294,8 +320,9 @@ impl<IO: Io> Body for Answer<IO> {
     }
 }
 
-/// Begins a message with the head of a request; its target is in origin form.
-fn write_head<B: Body>(request: &Request<B>) -> Output {
+/// Begins a message with the head of a request; its target is in origin form. `None` if its body is not as long as it
+/// says: what the server takes for the rest of it would be the next request.
+fn write_head<B: Body>(request: &Request<B>) -> Option<Output> {
     let headers = request.headers();
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     head.extend_from_slice(request.method().as_str().as_bytes());
@@ -308,26 +335,22 @@ fn write_head<B: Body>(request: &Request<B>) -> Output {
             write_field(name.as_str(), value.as_bytes(), &mut head);
         }
     }
-    let framing = match request.body().size_hint().exact() {
-        Some(0) if !expects_length(request.method(), headers) => Framing::NoBody,
-        Some(length) => {
-            if !headers.contains_key(header::CONTENT_LENGTH) {
-                let _ = write!(head, "content-length: {length}\r\n"); // writing to a Vec does not fail
-            }
+    let said = headers.get(header::CONTENT_LENGTH).and_then(|value| content_length(value.as_bytes()));
+    let framing = match (said, request.body().size_hint().exact()) {
+        (Some(said), Some(length)) if said != length => return None,
+        (Some(length), _) => Framing::Known(length),
+        (None, Some(0)) if !expects_length(request.method()) => Framing::NoBody,
+        (None, Some(length)) => {
+            let _ = write!(head, "content-length: {length}\r\n"); // writing to a Vec does not fail
             Framing::Known(length)
         }
-        None => {
-            let said = headers.get(header::CONTENT_LENGTH).and_then(|value| content_length(value.as_bytes()));
-            if let Some(length) = said {
-                Framing::Known(length)
-            } else {
-                head.extend_from_slice(b"transfer-encoding: chunked\r\n");
-                Framing::Chunked
-            }
+        (None, None) => {
+            head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Framing::Chunked
         }
     };
     head.extend_from_slice(b"\r\n");
-    Output::new(head, framing, true)
+    Some(Output::new(head, framing, true))
 }
 
 fn expects_continue<B: Body>(request: &Request<B>) -> bool {
@@ -337,7 +360,6 @@ fn expects_continue<B: Body>(request: &Request<B>) -> bool {
 }
 
 /// Methods whose requests say that they have no body, if they have none (RFC 9110 §8.6).
-fn expects_length(method: &Method, headers: &HeaderMap) -> bool {
+fn expects_length(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
-        && !headers.contains_key(header::CONTENT_LENGTH)
 }

@@ -151,7 +151,7 @@ fn poll_head<IO: Io>(
         Poll::Ready(Err(ReadError::Ended)) => return Poll::Ready(Err(NoHead::Ended)),
         Poll::Pending => {}
     }
-    let begun = !transport.state().wire.unread.is_empty();
+    let begun = transport.state().wire.has_begun_head();
     if transport.closing.get() && !begun {
         return Poll::Ready(Err(NoHead::Ended));
     }
@@ -195,7 +195,8 @@ async fn exchange<IO: Io, B: Body<Data = Bytes>>(
     let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };
     let mut output = Output::new(head, framing, asked.takes_trailers);
     let mut body = pin!(body);
-    match poll_fn(|cx| poll_write(transport, &mut output, body.as_mut(), cx)).await {
+    let mut broken = false;
+    match poll_fn(|cx| poll_write(transport, &mut output, body.as_mut(), &mut broken, cx)).await {
         Ok(()) if parts.status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
         Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
         Ok(()) => Ended::Answered,
@@ -219,13 +220,18 @@ fn poll_write<IO: Io, B: Body<Data = Bytes>>(
     transport: &Transport<IO>,
     output: &mut Output,
     mut body: Pin<&mut B>,
+    broken: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Stopped>> {
     ready!(transport.state().poll_end_continue(cx)).map_err(|_| Stopped::Left)?;
     loop {
-        output.fill(body.as_mut(), cx).map_err(|_| Stopped::Broken)?;
+        *broken = *broken || output.fill(body.as_mut(), cx).is_err();
         if !output.is_written() {
+            // Also the head of a body that is broken from its first byte: a user who sees nothing at all takes it for
+            // a connection that was closed before, and asks again.
             ready!(output.poll_write(&mut transport.state().wire, cx)).map_err(|_| Stopped::Left)?;
+        } else if *broken {
+            return Poll::Ready(Err(Stopped::Broken));
         } else if output.is_done() {
             return Poll::Ready(Ok(()));
         } else {

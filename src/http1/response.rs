@@ -21,6 +21,9 @@ pub enum Malformed {
     /// Its length is in doubt.
     #[error("where the answer ends cannot be told")]
     Length,
+    /// It came before the request went out.
+    #[error("it said something that nobody asked for")]
+    Unasked,
     /// More interim answers than anybody has a use for.
     #[error("there is no end of interim answers")]
     Interim,

@@ -81,7 +81,7 @@ impl<IO: Io> Transport<IO> {
             }
             return Poll::Pending;
         }
-        if !state.wire.unread.is_empty() {
+        if state.wire.has_begun_head() {
             return Poll::Pending;
         }
         match ready!(state.wire.poll_read_head(&self.scratch, cx, |_| 0)) {
@@ -130,7 +130,7 @@ impl<IO: Io> State<IO> {
             }
             self.continue_left = left.get(written..).unwrap_or_default();
         }
-        Poll::Ready(Ok(()))
+        self.wire.poll_io(|io| io.poll_flush(cx)) // TLS may hold it back
     }
 
     fn poll_part(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> Poll<Result<Part, BodyError>> {
@@ -151,9 +151,9 @@ impl<IO: Io> Source for Transport<IO> {
     fn poll_part(&self, cx: &mut Context<'_>) -> Poll<Result<Part, BodyError>> {
         let mut state = self.state();
         let part = state.poll_part(cx, &self.scratch);
-        // From here on it is for the server's task to see the user leave.
-        if part.is_ready()
-            && state.wire.body.is_end()
+        // From here on it is for the server's task to see the user leave; or to see that it has.
+        if let Poll::Ready(part) = &part
+            && (part.is_err() || state.wire.body.is_end())
             && let Some(server) = state.server.take()
         {
             server.wake();

@@ -131,6 +131,12 @@ impl<IO: Io> Wire<IO> {
         Poll::Ready(Ok(bytes.len()))
     }
 
+    /// Whether a head has begun to come. Some programs end a body with a line end too many (RFC 9112 §2.2); a few are
+    /// none.
+    pub(super) fn has_begun_head(&self) -> bool {
+        self.unread.len() > 4 || self.unread.iter().any(|b| !matches!(b, b'\r' | b'\n'))
+    }
+
     /// Forgets bytes that were taken.
     pub(super) fn take(&mut self, bytes: usize) {
         self.unread.advance(bytes.min(self.unread.len()));

@@ -90,7 +90,7 @@ impl Stream {
         match self {
             Self::Request(body) => body.size_hint(),
             Self::Answer(body) => body.size_hint(),
-            Self::Http2(body) => body.incoming.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 
@@ -104,6 +104,12 @@ impl Stream {
 }
 
 impl Http2 {
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.incoming.size_hint();
+        let Some(last) = self.last.as_ref().and_then(Frame::data_ref) else { return hint };
+        hint.exact().map_or(hint, |rest| SizeHint::with_exact(rest.saturating_add(last.len() as u64)))
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         if let Some(trailers) = self.trailers.take() {
             return Poll::Ready(Some(Ok(trailers)));

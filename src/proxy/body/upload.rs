@@ -20,6 +20,9 @@ use crate::proxy::pool::Slot;
 /// got further was taken.
 const KEPT_BYTES: usize = 64 * 1024;
 
+/// A part may hold on to much more memory than its bytes.
+const KEPT_PARTS: usize = 16;
+
 /// The body as hyper reads it.
 pub(in crate::proxy) struct Upload {
     shared: Rc<Shared>,
@@ -93,7 +96,7 @@ impl Shared {
         let mut kept = self.kept.borrow_mut();
         if let Some(some) = kept.as_mut() {
             some.bytes += bytes.len();
-            if some.bytes > KEPT_BYTES {
+            if some.bytes > KEPT_BYTES || some.parts.len() >= KEPT_PARTS {
                 *kept = None;
             } else {
                 some.parts.push(bytes.clone());

@@ -29,8 +29,11 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
     }
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
-    if let Err(error) = end_of_nothing(request.body_mut()).await {
-        return Err(Failed::finally(error, routed.attempt.tried));
+    if says_nothing_comes(request.body()) {
+        if let Err(error) = end_of_nothing(request.body_mut()).await {
+            return Err(Failed::finally(error, routed.attempt.tried));
+        }
+        *now = Instant::now();
     }
     let timeouts = &worker.settings.timeouts;
     let mut lease = Lease::new(upstream.clone());
@@ -81,12 +84,20 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
     }
 }
 
-/// A user of HTTP/2 can say that its body has no bytes and yet send some: a request without a body is whole at once,
-/// so that nothing of it may go out before that is settled.
+/// A user of HTTP/2 can say that its body has no bytes and yet send some. A request without a body is whole at once, so
+/// that nothing of it may go out before that is settled.
+fn says_nothing_comes(body: &RequestBody) -> bool {
+    body.size_hint().exact() == Some(0) && !body.is_end_stream()
+}
+
 async fn end_of_nothing(body: &mut RequestBody) -> Result<(), Error> {
-    while body.size_hint().exact() == Some(0) && !body.is_end_stream() {
-        if let Some(Err(error)) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-            return Err(Error::of_body(&error));
+    while says_nothing_comes(body) {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            Some(Err(error)) => return Err(Error::of_body(&error)),
+            Some(Ok(frame)) if frame.data_ref().is_some_and(|data| !data.is_empty()) => {
+                return Err(Error::RequestBody);
+            }
+            Some(Ok(_)) | None => {}
         }
     }
     Ok(())
