@@ -98,7 +98,7 @@ impl Worker {
             pool: Pool::new(settings.limits.pool),
             retry_budget: Budget::new(settings.retry_budget, settings.workers),
             tunnels: TaskTracker::new(),
-            scratch: Rc::default(),
+            scratch: Rc::new(Scratch::new(settings.limits.body_buffer)),
             settings,
         }))
     }

@@ -20,19 +20,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
 /// Bytes that are read at once where a head is expected.
 const HEAD_READ: usize = 16 * 1024;
 
-/// Bytes that are read at once of a body.
-const BODY_READ: usize = 64 * 1024;
-
 /// The memory that all connections of a thread read into. What is read is taken out at once, so that a
 /// connection that waits needs none of its own.
 pub struct Scratch {
     head: RefCell<Box<[u8]>>,
     body: RefCell<BytesMut>,
+    body_read: usize,
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { head: RefCell::new(vec![0; HEAD_READ].into_boxed_slice()), body: RefCell::default() }
+impl Scratch {
+    /// Reads so many bytes of a body at once; a connection whose other side is slow holds on to as many.
+    pub fn new(body_read: usize) -> Self {
+        let head = RefCell::new(vec![0; HEAD_READ].into_boxed_slice());
+        Self { head, body: RefCell::default(), body_read }
     }
 }
 
@@ -160,8 +160,8 @@ impl<IO: Io> Wire<IO> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let mut bytes = scratch.body.borrow_mut();
-        if bytes.capacity() < BODY_READ / 2 {
-            bytes.reserve(BODY_READ); // the same memory again, once nobody holds a part of it
+        if bytes.capacity() < scratch.body_read / 2 {
+            bytes.reserve(scratch.body_read); // the same memory again, once nobody holds a part of it
         }
         let read = ready!(self.poll_io(|io| poll_read_buf(io, cx, &mut *bytes)))?;
         let read_bytes = bytes.split();

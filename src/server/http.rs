@@ -47,7 +47,8 @@ impl Http {
             .keep_alive_timeout(timeouts.request_head)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
-        Self { settings, http2, executor, scratch: Rc::default() }
+        let scratch = Rc::new(http1::Scratch::new(limits.body_buffer));
+        Self { settings, http2, executor, scratch }
     }
 
     /// One connection, from what comes before HTTP to its end.
