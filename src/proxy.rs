@@ -36,7 +36,7 @@ use crate::registry::{Reader, Registry};
 
 pub use body::{Body, Incoming};
 pub use error::Error;
-pub use headers::{Client, check};
+pub use headers::{Client, check, is_grpc};
 
 use headers::Via;
 use pool::Pool;

@@ -35,7 +35,7 @@ pub use spread::Spread;
 
 use drain::Drain;
 use http::Http;
-use spread::Accepted;
+use spread::{Accepted, Placed};
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -77,15 +77,16 @@ where
     let (places, drain_time) = (settings.connections.clone(), settings.timeouts.drain);
     let http = Rc::new(Http::new(settings));
     let service_for = Rc::new(service_for);
-    let start = |spread: &Spread, (stream, peer, permit): Accepted| {
-        let place = (permit, spread.count());
+    let start = |((stream, peer, permit), counted): Placed| {
+        let place = (permit, counted);
         let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone(), place);
         spawn_local(connections.track_future(connection));
     };
-    accept_until(&listener, &places, &mut spread, &stop, start).await;
+    accept_until(&listener, &places, &mut spread, &stop, &start).await;
     // What the kernel has taken in already is served: closing the listener would reset it.
     let queued = accept_queued(listener, &places);
-    spread.close().into_iter().chain(queued).for_each(|accepted| start(&spread, accepted));
+    spread.close().into_iter().for_each(&start);
+    queued.into_iter().map(|accepted| spread.here(accepted)).for_each(&start);
     drain.begin();
     connections.close();
     let _ = timeout(drain_time, connections.wait()).await;
@@ -97,7 +98,7 @@ async fn accept_until(
     places: &Arc<Semaphore>,
     spread: &mut Spread,
     stop: &CancellationToken,
-    start: impl Fn(&Spread, Accepted),
+    start: impl Fn(Placed),
 ) {
     let mut failed = false;
     let mut stopped = pin!(stop.cancelled());
@@ -107,8 +108,8 @@ async fn accept_until(
         let accepted = tokio::select! {
             biased;
             () = stopped.as_mut() => return,
-            Some(accepted) = spread.handed_on() => {
-                start(spread, accepted);
+            Some(placed) = spread.handed_on() => {
+                start(placed);
                 continue;
             }
             accepted = accepting.as_mut() => accepted,
@@ -116,8 +117,8 @@ async fn accept_until(
         match accepted {
             Ok(accepted) => {
                 failed = false;
-                if let Some(accepted) = spread.place(accepted) {
-                    start(spread, accepted);
+                if let Some(placed) = spread.place(accepted) {
+                    start(placed);
                 }
             }
             Err(error) => {

@@ -17,8 +17,8 @@ pub struct Limits {
     pub body_buffer: usize,
     /// Idle connections to one dataserver that each worker keeps. Default 1024, at most 100000.
     pub pool: usize,
-    /// Streams of one HTTP/2 connection that its user may cancel, beyond as many as it lets be answered, before
-    /// the connection is closed. Default 500, at most 1000000.
+    /// Streams of one HTTP/2 connection that its user may cancel in ten seconds before they are answered; then the
+    /// connection is closed. Default 500, at most 1000000.
     pub cancelled_streams: usize,
     /// Connections from users at once; over it, new ones wait in the kernel's queue. Default 10000.
     pub connections: usize,

@@ -23,7 +23,8 @@ use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::{Checked, Error};
 
-pub(super) use fields::{clean_trailers, is_grpc};
+pub(super) use fields::clean_trailers;
+pub use fields::is_grpc;
 pub(super) use target::ALLOW;
 pub(super) use via::Via;
 

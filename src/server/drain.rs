@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// A cheap handle to one worker's wish to end.
 #[derive(Clone, Default)]
@@ -37,6 +38,12 @@ impl Drain {
         let registration = Registration::new(self);
         poll_fn(|cx| if registration.is_due(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
         tokio::task::yield_now().await;
+    }
+
+    /// Resolves so long after it has begun.
+    pub(super) async fn begun_for(&self, grace: Duration) {
+        self.begun().await;
+        tokio::time::sleep(grace).await;
     }
 
     /// Drives `connection` to its end, and calls `end` on it once when the drain has begun or `until` resolves.

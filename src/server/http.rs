@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
 use super::drain::Drain;
-use super::http2::{Adapter, LocalExecutor, Streams};
+use super::http2::{Adapter, LocalExecutor, Stalled, Streams};
 use super::io::{Downstream, Socket, Stream, close, linger};
 use super::spread::Counted;
 use super::{Settings, proxy_protocol};
@@ -25,7 +25,16 @@ use crate::metrics::{Protocol, Refused, Worker};
 use crate::proxy::{self, Body, Client, Incoming};
 
 /// Streams that an HTTP/2 client may have open on one connection at once.
-const MAX_STREAMS: u32 = 250;
+const MAX_STREAMS: u32 = 128;
+
+/// Bytes of one answer of HTTP/2 that may wait for its user. What is there is no longer a request under way, so that
+/// nothing else bounds it.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Bytes of one upload of HTTP/2 that may wait for its dataserver; and of all of a connection: one that is not read
+/// must not hold up the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// What the connections of a worker have in common.
 pub(super) struct Http {
@@ -38,13 +47,17 @@ pub(super) struct Http {
 impl Http {
     pub(super) fn new(settings: Settings) -> Self {
         let (timeouts, limits) = (&settings.timeouts, &settings.limits);
-        let executor = LocalExecutor::new(timeouts.idle_body);
+        let executor = LocalExecutor::default();
         let mut http2 = http2::Builder::new(executor.clone());
         http2
             .timer(TokioTimer::new())
-            // A client that is gone without a word is found out by a ping that it does not answer.
+            // A client that is gone without a word is found out by a ping that it does not answer. The ping waits
+            // behind what the client has yet to read.
             .keep_alive_interval(timeouts.request_head)
-            .keep_alive_timeout(timeouts.request_head)
+            .keep_alive_timeout(timeouts.request_head.max(timeouts.idle_body))
+            .max_send_buf_size(SEND_BUFFER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(MAX_STREAMS);
         let scratch = Rc::new(http1::Scratch::new(limits.body_buffer));
@@ -102,7 +115,8 @@ impl Http {
         let opened = tokio::select! {
             biased;
             opened = timeout_at(deadline, opening) => opened,
-            () = drain.begun() => return None,
+            // What has begun to be agreed on may well lead to a request.
+            () = drain.begun_for(self.settings.timeouts.linger) => return None,
         };
         let error = match opened {
             Ok(Ok(opened)) => return Some(opened),
@@ -185,7 +199,10 @@ impl Http {
     {
         let idle = self.settings.timeouts.request_head;
         let streams = Streams::new(self.settings.limits.cancelled_streams);
-        let service = Adapter::new(service, streams.clone(), self.executor.clone());
+        stream.stream().socket().note_moves(streams.moved());
+        let stalled =
+            Stalled { body: self.settings.timeouts.idle_body, grpc: self.settings.timeouts.idle_tunnel };
+        let service = Adapter::new(service, streams.clone(), self.executor.clone(), stalled);
         let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
         let end = http2::Connection::graceful_shutdown;
         tokio::select! {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming as Hyper;
 use pin_project_lite::pin_project;
 use tokio::task::spawn_local;
@@ -19,7 +19,18 @@ use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use crate::alarm::Alarm;
-use crate::proxy::{Body, Incoming};
+use crate::proxy::{Body, Incoming, is_grpc};
+
+/// How long a cancelled stream counts, at most.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a user may make no room for what there is to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stalled {
+    pub(super) body: Duration,
+    /// Of gRPC, whose streams may be still for as long as nothing happens that they tell of.
+    pub(super) grpc: Duration,
+}
 
 /// The streams of one connection.
 #[derive(Clone)]
@@ -29,26 +40,31 @@ pub(super) struct Streams {
 
 struct Inner {
     open: Cell<usize>,
-    /// When there was last a stream.
-    last: Cell<Instant>,
-    /// Streams that the user cancelled before they were answered, less those that were answered whole.
-    cancelled: Cell<usize>,
+    /// When there was last a stream, or something of one was written.
+    last: Rc<Cell<Instant>>,
+    /// Streams that the user cancelled before they were answered, and since when they are counted.
+    cancelled: Cell<(Instant, usize)>,
     allowed: usize,
     /// Of whoever waits for the user to have cancelled too many.
     waiting: RefCell<Option<Waker>>,
 }
 
 impl Streams {
-    /// A user may cancel so many streams more than it lets be answered.
+    /// A user may cancel so many streams in [`CANCELLED_WITHIN`].
     pub(super) fn new(allowed: usize) -> Self {
         let inner = Inner {
             open: Cell::new(0),
-            last: Cell::new(Instant::now()),
-            cancelled: Cell::new(0),
+            last: Rc::new(Cell::new(Instant::now())),
+            cancelled: Cell::new((Instant::now(), 0)),
             allowed,
             waiting: RefCell::default(),
         };
         Self { inner: Rc::new(inner) }
+    }
+
+    /// Where to note that something of an answer was written: a stream ends for us when hyper has all of it.
+    pub(super) fn moved(&self) -> Rc<Cell<Instant>> {
+        self.inner.last.clone()
     }
 
     /// Resolves when there was no stream for so long.
@@ -65,7 +81,7 @@ impl Streams {
     /// Resolves when the user has cancelled too many.
     pub(super) async fn abused(&self) {
         poll_fn(|cx| {
-            if self.inner.cancelled.get() > self.inner.allowed {
+            if self.inner.cancelled.get().1 > self.inner.allowed {
                 return Poll::Ready(());
             }
             *self.inner.waiting.borrow_mut() = Some(cx.waker().clone());
@@ -82,21 +98,25 @@ struct Stream {
     waits_for_user: Cell<bool>,
     /// Grows with each part that the user made room for.
     moved: Cell<u64>,
-    /// Nobody waits for more of it.
-    ended: Cell<bool>,
+    /// The head of its answer is there.
+    answered: Cell<bool>,
+    /// How long its user may make no room for what there is to send.
+    stalled: Duration,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let streams = &*self.streams;
         streams.open.set(streams.open.get().saturating_sub(1));
-        streams.last.set(Instant::now());
-        if self.ended.get() {
-            streams.cancelled.set(streams.cancelled.get().saturating_sub(1));
+        let now = Instant::now();
+        streams.last.set(now);
+        if self.answered.get() {
             return;
         }
-        streams.cancelled.set(streams.cancelled.get() + 1);
-        if streams.cancelled.get() > streams.allowed
+        let (since, count) = streams.cancelled.get();
+        let cancelled = if now - since < CANCELLED_WITHIN { (since, count + 1) } else { (now, 1) };
+        streams.cancelled.set(cancelled);
+        if cancelled.1 > streams.allowed
             && let Some(waiting) = streams.waiting.borrow_mut().take()
         {
             waiting.wake();
@@ -109,11 +129,12 @@ pub(super) struct Adapter<S> {
     service: RefCell<S>,
     streams: Streams,
     executor: LocalExecutor,
+    stalled: Stalled,
 }
 
 impl<S> Adapter<S> {
-    pub(super) fn new(service: S, streams: Streams, executor: LocalExecutor) -> Self {
-        Self { service: RefCell::new(service), streams, executor }
+    pub(super) fn new(service: S, streams: Streams, executor: LocalExecutor, stalled: Stalled) -> Self {
+        Self { service: RefCell::new(service), streams, executor, stalled }
     }
 }
 
@@ -128,8 +149,9 @@ where
     fn call(&self, request: Request<Hyper>) -> Self::Future {
         let streams = self.streams.inner.clone();
         streams.open.set(streams.open.get() + 1);
-        let (waits_for_user, moved, ended) = (Cell::new(false), Cell::new(0), Cell::new(false));
-        let stream = Rc::new(Stream { streams, waits_for_user, moved, ended });
+        let (waits_for_user, moved, answered) = (Cell::new(false), Cell::new(0), Cell::new(false));
+        let stalled = if is_grpc(request.headers()) { self.stalled.grpc } else { self.stalled.body };
+        let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, stalled });
         // hyper makes a task of the stream right after this.
         self.executor.next.set(Some(stream.clone()));
         let answer = self.service.borrow_mut().call(request.map(Incoming::Http2));
@@ -154,6 +176,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFu
         let stream = this.stream.take();
         if let Some(stream) = &stream {
             stream.waits_for_user.set(true);
+            stream.answered.set(true);
         }
         Poll::Ready(Ok(response.map(|body| Answer { body, stream })))
     }
@@ -177,8 +200,6 @@ impl http_body::Body for Answer {
         if let Some(stream) = &self.stream {
             stream.waits_for_user.set(frame.is_ready());
             stream.moved.set(stream.moved.get().wrapping_add(1));
-            // A failure is not the user's.
-            stream.ended.set(matches!(frame, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream());
         }
         frame
     }
@@ -192,37 +213,19 @@ impl http_body::Body for Answer {
     }
 }
 
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(stream) = &self.stream
-            && self.body.is_end_stream()
-        {
-            stream.ended.set(true);
-        }
-    }
-}
-
 /// Runs the tasks of HTTP/2 connections on the worker that they belong to.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct LocalExecutor {
     /// The stream whose task comes next.
     next: Rc<Cell<Option<Rc<Stream>>>>,
-    /// How long a user may make no room for what there is to send.
-    stalled: Duration,
-}
-
-impl LocalExecutor {
-    pub(super) fn new(stalled: Duration) -> Self {
-        Self { next: Rc::default(), stalled }
-    }
 }
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {
         match self.next.take() {
             Some(stream) => {
-                let alarm = Alarm::new(Instant::now() + self.stalled);
-                let watched = Watched { task, stream, seen: 0, stalled: self.stalled, alarm };
+                let alarm = Alarm::new(Instant::now() + stream.stalled);
+                let watched = Watched { task, stream, seen: 0, alarm };
                 spawn_local(watched);
             }
             None => {
@@ -240,7 +243,6 @@ pin_project! {
         stream: Rc<Stream>,
         // What had moved when the alarm was set.
         seen: u64,
-        stalled: Duration,
         alarm: Alarm,
     }
 }
@@ -260,7 +262,7 @@ impl<F: Future> Future for Watched<F> {
         }
         if *this.seen != moved {
             *this.seen = moved;
-            this.alarm.set(Instant::now() + *this.stalled);
+            this.alarm.set(Instant::now() + this.stream.stalled);
         }
         ready!(this.alarm.poll(cx));
         tracing::debug!("a stream's user makes no room for its answer");

@@ -1,10 +1,12 @@
 //! A user's socket, which does not wait for ever for a reader that has stopped reading; and what reads from it, which
 //! tells HTTP/2 from HTTP/1 by the first bytes.
 
+use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes that are read at once to see what is spoken. Most heads fit.
 const FIRST_READ: usize = 4096;
+
+/// Bytes that are more than a ping or the like.
+const MOVE: usize = 512;
 
 /// What HTTP is spoken on.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {
@@ -88,18 +93,32 @@ pub(super) struct Socket {
     write_limit: Duration,
     /// Set while a write waits for the reader.
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Where to note when an answer moved on.
+    moved: OnceCell<Rc<Cell<Instant>>>,
 }
 
 impl Socket {
     /// A write that waits longer than `write_limit` for its reader fails.
     pub(super) fn new(stream: TcpStream, write_limit: Duration) -> Self {
-        Self { stream, write_limit, write_timer: None }
+        Self { stream, write_limit, write_timer: None, moved: OnceCell::new() }
     }
 
     /// The user must not take what it got for all there is.
     pub(super) fn reset_when_closed(&self) {
         // A socket that does not linger is reset instead of closed.
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// From now on notes there when a part of an answer was written, which is larger than what keeps a connection
+    /// alive.
+    pub(super) fn note_moves(&self, moved: Rc<Cell<Instant>>) {
+        let _ = self.moved.set(moved); // it is told once
+    }
+
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        if let (Some(moved), Poll::Ready(Ok(MOVE..))) = (self.moved.get(), written) {
+            moved.set(Instant::now());
+        }
     }
 
     fn poll_waited<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -129,6 +148,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(&written);
         self.poll_waited(cx, written)
     }
 
@@ -138,6 +158,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note(&written);
         self.poll_waited(cx, written)
     }
 
@@ -192,6 +213,11 @@ impl<S: AsyncRead + Unpin> Downstream<S> {
     /// Whether anything came.
     pub(super) fn has_seen(&self) -> bool {
         !self.seen.is_empty()
+    }
+
+    /// What is spoken on.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
     }
 
     /// The stream, and the first bytes for whoever reads on from there.

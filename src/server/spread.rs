@@ -13,6 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 /// A connection that was accepted, and its place.
 pub(super) type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
+/// One that counts as a worker's already.
+pub(super) type Placed = (Accepted, Counted);
+
 /// One worker's hand in the spreading.
 pub struct Spread {
     index: usize,
@@ -21,7 +24,7 @@ pub struct Spread {
 }
 
 /// A connection between two workers: on neither's runtime.
-type Handed = (std::net::TcpStream, SocketAddr, OwnedSemaphorePermit);
+type Handed = (std::net::TcpStream, SocketAddr, OwnedSemaphorePermit, Counted);
 
 struct Worker {
     connections: AtomicUsize,
@@ -49,9 +52,9 @@ impl Spread {
         receivers.map(|(index, handed_on)| Self { index, workers: workers.clone(), handed_on }).collect()
     }
 
-    /// Counts a connection as this worker's until the guard is dropped.
-    pub(super) fn count(&self) -> Counted {
-        let counted = Counted { index: self.index, workers: self.workers.clone() };
+    /// Counts a connection as that worker's until the guard is dropped.
+    fn count(&self, index: usize) -> Counted {
+        let counted = Counted { index, workers: self.workers.clone() };
         counted.with(|connections| connections.fetch_add(1, Ordering::Relaxed));
         counted
     }
@@ -70,31 +73,43 @@ impl Spread {
     }
 
     /// Hands a connection to another worker if that has much less to do. Returns it if it is to be served here.
-    pub(super) fn place(&self, (stream, peer, permit): Accepted) -> Option<Accepted> {
-        let Some(worker) = self.choose().and_then(|index| self.workers.get(index)) else {
-            return Some((stream, peer, permit));
+    pub(super) fn place(&self, accepted: Accepted) -> Option<Placed> {
+        let Some((index, worker)) = self.choose().and_then(|index| Some((index, self.workers.get(index)?)))
+        else {
+            return Some(self.here(accepted));
         };
+        let (stream, peer, permit) = accepted;
         let stream = stream.into_std().ok()?; // or it is broken, and closes
+        // It counts at once: a worker that is held up for a moment must not be handed everything.
+        let handed = (stream, peer, permit, self.count(index));
         // A worker that drains takes no more.
-        let (stream, peer, permit) = worker.hand_on.send((stream, peer, permit)).err()?.0;
-        Some((TcpStream::from_std(stream).ok()?, peer, permit))
+        let (stream, peer, permit, _) = worker.hand_on.send(handed).err()?.0;
+        Some(self.here((TcpStream::from_std(stream).ok()?, peer, permit)))
+    }
+
+    /// A connection that is served here.
+    pub(super) fn here(&self, accepted: Accepted) -> Placed {
+        (accepted, self.count(self.index))
     }
 
     /// The next connection that another worker handed to this one.
-    pub(super) async fn handed_on(&mut self) -> Option<Accepted> {
-        let (stream, peer, permit) = self.handed_on.recv().await?;
-        Some((TcpStream::from_std(stream).ok()?, peer, permit))
+    pub(super) async fn handed_on(&mut self) -> Option<Placed> {
+        placed(self.handed_on.recv().await?)
     }
 
     /// Takes no more from others; what they have handed on is still to be served.
-    pub(super) fn close(&mut self) -> Vec<Accepted> {
+    pub(super) fn close(&mut self) -> Vec<Placed> {
         self.handed_on.close();
-        let mut accepted = Vec::new();
-        while let Ok((stream, peer, permit)) = self.handed_on.try_recv() {
-            accepted.extend(TcpStream::from_std(stream).ok().map(|stream| (stream, peer, permit)));
+        let mut handed_on = Vec::new();
+        while let Ok(handed) = self.handed_on.try_recv() {
+            handed_on.extend(placed(handed));
         }
-        accepted
+        handed_on
     }
+}
+
+fn placed((stream, peer, permit, counted): Handed) -> Option<Placed> {
+    Some(((TcpStream::from_std(stream).ok()?, peer, permit), counted))
 }
 
 /// A connection that counts.
@@ -125,13 +140,13 @@ mod tests {
     fn a_worker_with_many_more_than_another_hands_on() {
         let workers = Spread::over(3);
         assert_eq!(workers[0].choose(), None, "the first stays where it came");
-        let mut counted = vec![workers[0].count()];
+        let mut counted = vec![workers[0].count(0)];
         assert_eq!(workers[0].choose(), Some(1), "another has none");
-        counted.extend([workers[1].count(), workers[2].count()]);
+        counted.extend([workers[1].count(1), workers[2].count(2)]);
         assert_eq!(workers[0].choose(), None);
-        counted.push(workers[0].count());
+        counted.push(workers[0].count(0));
         assert_eq!(workers[0].choose(), None, "two to one does no harm");
-        counted.push(workers[0].count());
+        counted.push(workers[0].count(0));
         assert_eq!(workers[0].choose(), Some(1));
         drop(counted);
         assert_eq!(workers[0].choose(), None);

@@ -27,7 +27,11 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
     let mut body = std::mem::take(request.body_mut());
     let timeouts = &worker.settings.timeouts;
     // Streams of gRPC may be still for as long as nothing happens that they tell of.
-    let idle = if is_grpc(request.headers()) { timeouts.idle_tunnel } else { timeouts.idle_body };
+    let (idle, head_time) = if is_grpc(request.headers()) {
+        (timeouts.idle_tunnel, timeouts.idle_tunnel)
+    } else {
+        (timeouts.idle_body, timeouts.response_head)
+    };
     body.set_idle(idle);
     let mut lease = Lease::new(upstream.clone());
     let mut closed = 0;
@@ -45,7 +49,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         *http2_request.method_mut() = request.method().clone();
         *http2_request.uri_mut() = target;
         *http2_request.headers_mut() = fields;
-        match send(&slot, http2_request, &handle, timeouts.response_head).await {
+        match send(&slot, http2_request, &handle, head_time).await {
             Sent::Answer(response) if is_sound(&response, worker.settings.limits.headers) => {
                 handle.answered();
                 upstream.counts.answered(response.status().as_u16());

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::origin::is_about_origin;
+use super::origin::{is_about_origin, origin_fields};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -36,18 +36,20 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     wants_trailers
 }
 
-/// Removes from trailers what has no business there (RFC 9110 §6.5.1): whatever frames or routes a message, which
-/// has its place in the head, or is for one connection only.
+/// Removes from trailers what has no business there (RFC 9110 §6.5.1): whatever frames or routes a message or says whose it is,
+/// which has its place in the head, or is for one connection only.
 pub(in crate::proxy) fn clean_trailers(mut trailers: HeaderMap) -> HeaderMap {
     remove_hop_by_hop(&mut trailers);
-    for name in [header::CONTENT_LENGTH, header::HOST, header::TRAILER, header::CONTENT_ENCODING] {
+    let about_user = [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE];
+    let framing = [header::CONTENT_LENGTH, header::HOST, header::TRAILER, header::CONTENT_ENCODING];
+    for name in framing.into_iter().chain(about_user).chain(origin_fields()) {
         trailers.remove(name);
     }
     trailers
 }
 
 /// Whether a message is one of gRPC, by its type (`application/grpc`, `application/grpc+proto`, …).
-pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 

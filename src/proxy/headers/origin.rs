@@ -14,6 +14,11 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// The fields that say where a request came from.
+pub(super) fn origin_fields() -> [HeaderName; 4] {
+    [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, header::FORWARDED]
+}
+
 /// Whether a field says where a request came from.
 pub(super) fn is_about_origin(name: &HeaderName) -> bool {
     name == X_FORWARDED_FOR
