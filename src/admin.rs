@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tower::ServiceExt;
 
-use crate::config::Networks;
+use crate::config::{self, Networks};
 use crate::metrics::Metrics;
 use crate::problem::problem;
 use crate::registry::Registry;
@@ -21,14 +21,17 @@ use crate::registry::Registry;
 pub struct Admin {
     router: Router,
     allow: Arc<Networks>,
+    /// Proxies whose word on who asks counts.
+    trusted: Arc<Networks>,
     state: api::State,
 }
 
 impl Admin {
-    /// The admin paths of one gateway, for clients in `allow`.
-    pub fn new(registry: Registry, metrics: Metrics, allow: Networks) -> Self {
+    /// The admin paths of one gateway, for clients in `gateway.admin_allow`.
+    pub fn new(registry: Registry, metrics: Metrics, gateway: &config::Gateway) -> Self {
         let state = api::State { registry, metrics, draining: Arc::new(AtomicBool::new(false)) };
-        Self { router: api::router(state.clone()), allow: Arc::new(allow), state }
+        let (allow, trusted) = (gateway.admin_allow.clone(), gateway.trusted_proxies.clone());
+        Self { router: api::router(state.clone()), allow: Arc::new(allow), trusted: Arc::new(trusted), state }
     }
 
     /// Whether a path is one of the admin paths, which are not forwarded.
@@ -42,9 +45,9 @@ impl Admin {
         self.state.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Answers a request from this client.
-    pub async fn answer(self, client: IpAddr, request: Request<Body>) -> Response<Body> {
-        if !self.allow.contains(client) {
+    /// Answers a request from this peer.
+    pub async fn answer(self, peer: IpAddr, request: Request<Body>) -> Response<Body> {
+        if !client(peer, request.headers(), &self.trusted).is_some_and(|client| self.allow.contains(client)) {
             let detail = "this client is in none of the networks of gateway.admin_allow";
             return problem(StatusCode::FORBIDDEN, "Forbidden", detail).map(Body::from);
         }
@@ -52,5 +55,41 @@ impl Admin {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+}
+
+/// Who asks: the peer, or whom trusted proxies say that they ask for. `None` if what they say cannot be read.
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> Option<IpAddr> {
+    let mut client = peer;
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    // The last was added by whoever is nearest.
+    for address in lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b',')) {
+        if !trusted.contains(client) {
+            break;
+        }
+        client = std::str::from_utf8(address.trim_ascii()).ok()?.parse().ok()?;
+    }
+    Some(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_trusted_proxies_it_is_whom_they_ask_for_who_asks() {
+        let config: crate::config::Config = "gateway: {trusted_proxies: [10.0.0.0/8]}".parse().unwrap();
+        let who = |peer: &str, lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", http::HeaderValue::from_static(line));
+            }
+            client(peer.parse().unwrap(), &headers, &config.gateway.trusted_proxies).map(|ip| ip.to_string())
+        };
+        assert_eq!(who("10.0.0.1", &[]).as_deref(), Some("10.0.0.1"));
+        assert_eq!(who("10.0.0.1", &["127.0.0.1, 9.9.9.9"]).as_deref(), Some("9.9.9.9"));
+        assert_eq!(who("10.0.0.1", &["127.0.0.1", "9.9.9.9, 10.0.0.2"]).as_deref(), Some("9.9.9.9"));
+        assert_eq!(who("9.9.9.9", &["127.0.0.1"]).as_deref(), Some("9.9.9.9"), "nobody's word but a proxy's");
+        assert_eq!(who("10.0.0.1", &["9.9.9.9, unknown"]), None);
     }
 }

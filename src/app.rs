@@ -91,7 +91,7 @@ impl App {
         let registry = Registry::new(config.registry.ttl, config.registry.capacity);
         let metrics =
             Metrics::new(listeners.len(), &nsq::RESULTS, &liveness::REASONS).map_err(anyhow::Error::new)?;
-        let admin = Admin::new(registry.clone(), metrics.clone(), config.gateway.admin_allow.clone());
+        let admin = Admin::new(registry.clone(), metrics.clone(), &config.gateway);
         let admin_addr = admin_listener.as_ref().map(|listener| local_addr([listener])).transpose()?;
         let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);
         let own: Vec<_> = [Some(listen), admin_addr]

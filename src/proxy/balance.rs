@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::{Response, header};
+use http::{Method, Response, header};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use tower::Service;
 use super::Worker;
 use super::body::Body;
 use super::error::Error;
+use super::headers::is_grpc;
 use super::pool::Upstream;
 use super::retry::{Attempt, Failed, Tried};
 use crate::config;
@@ -69,12 +70,11 @@ impl Worker {
         Some((self.pool.upstream(entry, self.index), entry.protocol()))
     }
 
-    /// One that can switch to another protocol, as WebSocket wants.
-    fn choose_http1(&self, now: Instant, tried: &Tried) -> Option<Candidate> {
+    fn choose_speaking(&self, protocol: Protocol, now: Instant, tried: &Tried) -> Option<Candidate> {
         let mut reader = self.registry.borrow_mut();
         let mut rng = self.rng.borrow_mut();
-        let entry = reader.pick_speaking(Protocol::Http1, now, &mut *rng, &tried.ids)?;
-        Some((self.pool.upstream(entry, self.index), Protocol::Http1))
+        let entry = reader.pick_speaking(protocol, now, &mut *rng, &tried.ids)?;
+        Some((self.pool.upstream(entry, self.index), protocol))
     }
 }
 
@@ -96,7 +96,7 @@ where
         };
         // HTTP/2 has no Upgrade (RFC 9113 §8.6).
         if chosen.1 == Protocol::H2c && attempt.request.headers().contains_key(header::UPGRADE) {
-            match self.worker.choose_http1(attempt.now, &attempt.tried) {
+            match self.worker.choose_speaking(Protocol::Http1, attempt.now, &attempt.tried) {
                 Some(other) => chosen = other,
                 // Who was tried and failed could have: that says more.
                 None if !attempt.tried.ids.is_empty() => {
@@ -104,6 +104,14 @@ where
                 }
                 None => return Chosen::nobody(Error::NoUpgrade, attempt.tried),
             }
+        }
+        // Most servers of gRPC speak nothing but HTTP/2; its calls are POSTs.
+        if chosen.1 == Protocol::Http1
+            && *attempt.request.method() == Method::POST
+            && is_grpc(attempt.request.headers())
+            && let Some(other) = self.worker.choose_speaking(Protocol::H2c, attempt.now, &attempt.tried)
+        {
+            chosen = other;
         }
         let (upstream, protocol) = chosen;
         Chosen::One { inner: self.inner.call(Routed { attempt, upstream, protocol }) }

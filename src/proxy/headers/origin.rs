@@ -27,6 +27,17 @@ pub(super) fn is_about_origin(name: &HeaderName) -> bool {
         || name == header::FORWARDED
 }
 
+/// Whether a dataserver behind CGI or WSGI, where an underscore and a hyphen are the same, would take a field for one of
+/// ours.
+fn is_lookalike(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes() {
+        [b'x', separator @ (b'-' | b'_'), rest @ ..] => {
+            rest.starts_with(b"forwarded") && (*separator == b'_' || rest.contains(&b'_'))
+        }
+        _ => false,
+    }
+}
+
 /// What is said of all requests of one connection.
 pub(super) struct Origin {
     ip: IpAddr,
@@ -55,6 +66,12 @@ impl Origin {
             return self.add(headers, host);
         }
         headers.remove(header::FORWARDED);
+        if headers.keys().any(is_lookalike) {
+            let lookalikes: Vec<_> = headers.keys().filter(|name| is_lookalike(name)).cloned().collect();
+            for name in lookalikes {
+                headers.remove(name);
+            }
+        }
         headers.insert(X_FORWARDED_FOR, self.address.clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
         match host {
@@ -113,6 +130,21 @@ fn extend(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_24_a_field_that_looks_like_ours_with_underscores_is_removed() {
+        for name in ["x_forwarded_for", "x-forwarded_for", "x_forwarded-host"] {
+            let name = HeaderName::from_static(name);
+            assert!(
+                !told("9.9.9.9", false, "", &[(name.clone(), "127.0.0.1")]).contains_key(&name),
+                "{name}"
+            );
+        }
+        for name in ["x_forward", "x-forwarded-port", "x_other"] {
+            let name = HeaderName::from_static(name);
+            assert!(told("9.9.9.9", false, "", &[(name.clone(), "1")]).contains_key(&name), "{name}");
+        }
+    }
 
     fn told(ip: &str, over_tls: bool, trusted: &str, fields: &[(HeaderName, &'static str)]) -> HeaderMap {
         let config: crate::config::Config =

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 
-use crate::support::{Apiserver, PATIENT, Process, eventually, tools, trial_with};
+use crate::support::{Apiserver, PATIENT, Process, Stub, eventually, tools, trial_with};
 
 /// The cases of the client that need nothing but a server.
 const CASES: [&str; 10] = [
@@ -27,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
     };
     let mut trials: Vec<_> = CASES.map(|case| trial(case, Box::new(move || one_server(case)))).into();
     trials.push(trial("a_server_is_killed_and_the_other_serves", Box::new(a_server_is_killed)));
+    trials.push(trial("calls_go_to_who_speaks_http2", Box::new(calls_go_to_who_speaks_http2)));
     trials.push(trial("a_stream_may_be_quiet", Box::new(a_stream_may_be_quiet)));
     trials
 }
@@ -80,10 +81,22 @@ fn a_server_is_killed() {
     succeeds(client);
 }
 
+/// A fleet that moves from HTTP/1 to h2c one by one: calls go to those that can take them.
+fn calls_go_to_who_speaks_http2() {
+    let (server, http1) = (Server::start(), Stub::ok(""));
+    let gateway = Apiserver::start(PATIENT);
+    gateway.heartbeat(&http1.addr().to_string());
+    gateway.heartbeat(&format!(r#"{{"addr":"{}","proto":"h2c"}}"#, server.addr));
+    let (one, other) = (http1.addr().to_string(), server.addr.to_string());
+    gateway.wait_for_live(&[one.as_str(), other.as_str()]);
+    succeeds(client(&gateway, "concurrent_calls"));
+    assert!(http1.requests().is_empty());
+}
+
 /// Time without a message, either way, is `timeouts.idle_tunnel`'s matter and not `timeouts.idle_body`'s.
 fn a_stream_may_be_quiet() {
     let server = Server::start();
-    let timeouts = "timeouts: {idle_body: 300ms, response_head: 5s}\n";
+    let timeouts = "timeouts: {idle_body: 300ms, response_head: 300ms}\n";
     let gateway = Apiserver::start(&format!("{PATIENT}{timeouts}"));
     gateway.announce_h2c(&[server.addr]);
     succeeds(client(&gateway, "quiet"));
