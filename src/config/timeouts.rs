@@ -15,14 +15,16 @@ pub struct Timeouts {
     /// a client's connection may be idle. The first one includes the PROXY protocol header and the TLS handshake.
     /// Default 30s.
     pub request_head: Duration,
-    /// From when a request was sent to when the head of its answer is complete. Default 30s.
+    /// From when a request was sent to when the head of its answer is complete; not for calls of gRPC to a dataserver
+    /// that speaks HTTP/2. Default 30s.
     pub response_head: Duration,
     /// How long a dataserver has to say whether it wants the body of a request with `Expect: 100-continue`; then it
     /// is sent all the same. Default 1s.
     pub expect_continue: Duration,
     /// A body, either way, that does not move. Default 60s.
     pub idle_body: Duration,
-    /// A tunnel (WebSocket), or a body of gRPC either way, in which nothing moves. Default 1h.
+    /// A tunnel (WebSocket), or a call of gRPC, in which nothing moves: before the head of its answer, or in a body
+    /// either way. Default 1h.
     pub idle_tunnel: Duration,
     /// A connection to a dataserver without a request. Shorter than what common servers keep, so that
     /// it is the gateway that closes. Default 4s.

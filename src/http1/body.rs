@@ -129,6 +129,16 @@ pub(super) trait Source {
     fn upgrade(&self) -> OnUpgrade;
 }
 
+/// A part of a body as others know it. `Incomplete` never leaves its connection, which waits for more.
+pub(super) fn frame(part: Result<Part, BodyError>) -> Option<Result<Frame<Bytes>, BodyError>> {
+    match part {
+        Ok(Part::Data(data)) => Some(Ok(Frame::data(data))),
+        Ok(Part::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+        Ok(Part::End | Part::Incomplete) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
 /// The body of a request. It is read from the connection when it is asked for, by whoever asks.
 pub struct Incoming {
     source: Rc<dyn Source>,
@@ -153,13 +163,7 @@ impl http_body::Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.source.poll_part(cx).map(|part| match part {
-            Ok(Part::Data(data)) => Some(Ok(Frame::data(data))),
-            Ok(Part::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-            // `Incomplete` never leaves the connection: it waits for more.
-            Ok(Part::End | Part::Incomplete) => None,
-            Err(error) => Some(Err(error)),
-        })
+        self.source.poll_part(cx).map(frame)
     }
 
     fn is_end_stream(&self) -> bool {

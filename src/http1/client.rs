@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
-use super::body::{BodyError, Decoder, Upgraded};
+use super::body::{BodyError, Decoder, Upgraded, frame};
 use super::chunked::Part;
 use super::head::{Limits, content_length};
 use super::output::{BadBody, Framing, Output, write_field};
@@ -303,12 +303,7 @@ impl<IO: Io> Body for Answer<IO> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.shared.poll_part(cx).map(|part| match part {
-            Ok(Part::Data(data)) => Some(Ok(Frame::data(data))),
-            Ok(Part::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-            Ok(Part::End | Part::Incomplete) => None,
-            Err(error) => Some(Err(error)),
-        })
+        self.shared.poll_part(cx).map(frame)
     }
 
     fn is_end_stream(&self) -> bool {
