@@ -23,7 +23,7 @@ pub use gateway::{Balance, Gateway, RetryBudget};
 pub use limits::Limits;
 pub use networks::Networks;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
-pub use registry::Registry;
+pub use registry::{Ejection, Probe, Registry};
 pub use timeouts::Timeouts;
 pub use tls::Tls;
 

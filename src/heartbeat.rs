@@ -1,12 +1,13 @@
 //! The wire format of a heartbeat: the body of one NSQ message. Pure: bytes in, a heartbeat or a refusal out.
 //!
 //! Two forms, told apart by the first byte: the plain `host:port` that the Go dataservers send, and a
-//! JSON object `{"addr":"host:port","proto":"h2c"}` whose fields but `addr` are optional; those not known here are
-//! ignored, so that a newer dataserver can talk to an older gateway.
+//! JSON object `{"addr":"host:port","proto":"h2c","id":"5e0c…","seq":7,"state":"up"}` whose fields but `addr` are
+//! optional; those not known here are ignored, so that a newer dataserver can talk to an older gateway.
 
 use serde::Deserialize;
 
 use crate::addr::{Addr, AddrError};
+use crate::presence::{Incarnation, Phase, ProcessId};
 use crate::protocol::Protocol;
 
 /// Longest body that is read, in bytes. A JSON heartbeat with every field is under 1 KiB.
@@ -19,6 +20,10 @@ pub struct Heartbeat {
     pub addr: Addr,
     /// What it speaks; `None` if it does not say.
     pub protocol: Option<Protocol>,
+    /// Whether it takes requests.
+    pub phase: Phase,
+    /// Which process it is; `None` if it does not say.
+    pub incarnation: Option<Incarnation>,
 }
 
 /// Why a body is no heartbeat. The [`label`](Refusal::label) is the `result` under which it is counted.
@@ -40,6 +45,12 @@ pub enum Refusal {
     /// Its `proto` is none that is known here: requests would not be understood.
     #[error("the \"proto\" is neither \"http/1.1\" nor \"h2c\"")]
     Proto,
+    /// Its `id` is none, or `id` and `seq` do not come together.
+    #[error("the \"id\" is not 1 to 64 printable ASCII characters together with a \"seq\"")]
+    Id,
+    /// Its `state` is none that is known here: whether it takes requests is not clear.
+    #[error("the \"state\" is neither \"up\" nor \"draining\" nor \"down\"")]
+    Phase,
     /// The address is one that this gateway listens on: a request would go round in circles.
     #[error("the address is one of this gateway's own listeners")]
     OwnListener,
@@ -47,7 +58,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for whoever counts them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::BadJson,
@@ -58,6 +69,8 @@ impl Refusal {
         Self::Addr(AddrError::Host),
         Self::Addr(AddrError::Forbidden),
         Self::Proto,
+        Self::Id,
+        Self::Phase,
         Self::OwnListener,
     ];
 
@@ -74,6 +87,8 @@ impl Refusal {
             Self::Addr(AddrError::Host) => "refused_addr_host",
             Self::Addr(AddrError::Forbidden) => "refused_addr_forbidden",
             Self::Proto => "refused_proto",
+            Self::Id => "refused_id",
+            Self::Phase => "refused_state",
             Self::OwnListener => "refused_own_listener",
         }
     }
@@ -84,8 +99,11 @@ impl Refusal {
 struct Json<'a> {
     #[serde(borrow)]
     addr: std::borrow::Cow<'a, str>,
-    /// Any value: one that is no text is as unknown as an unknown name.
+    /// Any value, as for the others: one of another type is as unknown as an unknown name.
     proto: Option<serde_json::Value>,
+    id: Option<serde_json::Value>,
+    seq: Option<serde_json::Value>,
+    state: Option<serde_json::Value>,
 }
 
 impl Heartbeat {
@@ -96,25 +114,51 @@ impl Heartbeat {
         }
         let text = std::str::from_utf8(body).map_err(|_| Refusal::NotUtf8)?;
         if !text.starts_with('{') {
-            return Ok(Self { addr: text.parse()?, protocol: None });
+            return Ok(Self::plain(text.parse()?));
         }
         let json: Json<'_> = serde_json::from_str(text).map_err(|_| Refusal::BadJson)?;
         let addr = json.addr.parse()?;
-        let known = |proto: serde_json::Value| proto.as_str()?.parse().ok();
-        let protocol = json.proto.map(|proto| known(proto).ok_or(Refusal::Proto)).transpose()?;
-        Ok(Self { addr, protocol })
+        let protocol = json.proto.map(|proto| parse_text(&proto).ok_or(Refusal::Proto)).transpose()?;
+        let phase = json.state.map(|state| parse_text(&state).ok_or(Refusal::Phase)).transpose()?;
+        let incarnation = match (json.id, json.seq) {
+            (Some(id), Some(seq)) => {
+                let (id, seq) = parse_text::<ProcessId>(&id).zip(seq.as_u64()).ok_or(Refusal::Id)?;
+                Some(Incarnation { id, seq })
+            }
+            // A seq alone tells nothing; an id alone would be a process of which no heartbeat is the newest.
+            (None, _) => None,
+            (Some(_), None) => return Err(Refusal::Id),
+        };
+        Ok(Self { addr, protocol, phase: phase.unwrap_or_default(), incarnation })
+    }
+
+    /// What the plain form says.
+    pub fn plain(addr: Addr) -> Self {
+        Self { addr, protocol: None, phase: Phase::Up, incarnation: None }
     }
 
     /// The plain form, which every gateway and the seed's own apiserver read, if it can say all there is to say.
     pub fn encode(&self) -> Vec<u8> {
         let addr = self.addr.as_str();
-        match self.protocol {
-            None => addr.as_bytes().to_vec(),
-            Some(protocol) => {
-                serde_json::json!({ "addr": addr, "proto": protocol.as_str() }).to_string().into()
-            }
+        if *self == Self::plain(self.addr.clone()) {
+            return addr.as_bytes().to_vec();
         }
+        let mut json = serde_json::Map::new();
+        json.insert("addr".to_owned(), addr.into());
+        if let Some(protocol) = self.protocol {
+            json.insert("proto".to_owned(), protocol.as_str().into());
+        }
+        if let Some(Incarnation { id, seq }) = &self.incarnation {
+            json.insert("id".to_owned(), id.as_str().into());
+            json.insert("seq".to_owned(), (*seq).into());
+        }
+        json.insert("state".to_owned(), self.phase.as_str().into());
+        serde_json::Value::Object(json).to_string().into()
     }
+}
+
+fn parse_text<T: std::str::FromStr>(value: &serde_json::Value) -> Option<T> {
+    value.as_str()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -145,6 +189,26 @@ mod tests {
         for proto in [r#""H2C""#, "\"\"", r#""h2""#, "7", "true", "[]", r#"{"h2c":1}"#] {
             let body = format!(r#"{{"addr":"a:1","proto":{proto}}}"#);
             assert_eq!(protocol(&body), Err(Refusal::Proto), "{body}");
+        }
+    }
+
+    #[test]
+    fn which_process_it_is_and_whether_it_goes_is_optional() {
+        let read = |body: &str| Heartbeat::decode(body.as_bytes());
+        let plain = read("a:1").unwrap();
+        assert_eq!((plain.phase, &plain.incarnation), (Phase::Up, &None));
+        assert_eq!(read(r#"{"addr":"a:1","seq":7,"state":null}"#).as_ref(), Ok(&plain));
+        let going = read(r#"{"addr":"a:1","id":"x1","seq":7,"state":"draining"}"#).unwrap();
+        let incarnation = Incarnation { id: "x1".parse().unwrap(), seq: 7 };
+        assert_eq!((going.phase, going.incarnation), (Phase::Draining, Some(incarnation)));
+        for id in ["\"\"", "7", "\"a b\"", "\"a\\n\"", &format!("\"{}\"", "x".repeat(65))] {
+            assert_eq!(read(&format!(r#"{{"addr":"a:1","id":{id},"seq":1}}"#)), Err(Refusal::Id), "{id}");
+        }
+        for seq in ["-1", "\"1\"", "1.5", "null"] {
+            assert_eq!(read(&format!(r#"{{"addr":"a:1","id":"x","seq":{seq}}}"#)), Err(Refusal::Id), "{seq}");
+        }
+        for state in ["\"UP\"", "\"\"", "1", "[]"] {
+            assert_eq!(read(&format!(r#"{{"addr":"a:1","state":{state}}}"#)), Err(Refusal::Phase), "{state}");
         }
     }
 
@@ -189,10 +253,23 @@ mod tests {
 
         #[test]
         fn any_json_is_a_heartbeat_or_a_refusal(
-            addr in ".{0,60}", key in "[a-z]{1,8}", number: i64, proto in ".{0,10}",
+            addr in ".{0,60}", key in "[a-z]{1,8}", number: i64, proto in ".{0,10}", id in ".{0,70}", state in ".{0,9}",
         ) {
-            let body = serde_json::json!({ "addr": addr, key: number, "proto": proto }).to_string();
-            let _ = Heartbeat::decode(body.as_bytes());
+            let body = serde_json::json!({
+                "addr": addr, key: number, "proto": proto, "id": id, "seq": number, "state": state,
+            });
+            let _ = Heartbeat::decode(body.to_string().as_bytes());
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(
+            id in proptest::option::of("[!-~]{1,64}"), seq: u64, phase in 0usize..3, h2c: bool,
+        ) {
+            let phase = [Phase::Up, Phase::Draining, Phase::Down][phase];
+            let incarnation = id.map(|id| Incarnation { id: id.parse().unwrap(), seq });
+            let protocol = h2c.then_some(Protocol::H2c);
+            let heartbeat = Heartbeat { addr: "a:1".parse().unwrap(), protocol, phase, incarnation };
+            prop_assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat));
         }
     }
 }

@@ -18,7 +18,7 @@
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
-//! | [`addr`], [`alarm`], [`fetch`], [`problem`], [`protocol`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, one error document, what a dataserver speaks, a certificate and its key | |
+//! | [`addr`], [`alarm`], [`fetch`], [`presence`], [`problem`], [`protocol`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, what a dataserver says of itself, one error document, what it speaks, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -46,6 +46,7 @@ pub mod http1;
 pub mod liveness;
 pub mod metrics;
 pub mod nsq;
+pub mod presence;
 pub mod problem;
 pub mod protocol;
 pub mod proxy;

@@ -23,6 +23,10 @@ impl Networks {
         section.list(key).map_or(default, Self)
     }
 
+    pub(super) fn read_optional(section: &mut Reader<'_>, key: &str) -> Option<Self> {
+        section.list(key).map(Self)
+    }
+
     /// This machine, and networks that the internet has no way into.
     pub(super) fn loopback_and_private() -> Self {
         Self(vec![Network::Loopback, Network::Private])

@@ -1,6 +1,7 @@
 //! Section `nsq`: how heartbeats are read, and the NSQ that can run inside the gateway.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_yaml::Value;
@@ -23,6 +24,10 @@ pub struct Nsq {
     /// An nsqd that sends nothing for longer, not even the heartbeat of its own that it is asked for twice
     /// in this time, is taken for gone. Default 5s, from 2s to 2min.
     pub silence_timeout: Duration,
+    /// The file with the key that heartbeats are signed with. Set, a gateway takes no others. Default none.
+    pub heartbeat_key_file: Option<PathBuf>,
+    /// How far the clock of who signs a heartbeat may be from the gateway's. Default 1m, from 1s to 1h.
+    pub clock_tolerance: Duration,
     /// Whether NSQ runs inside the gateway. Default auto: when no nsqd and no nsqlookupd is configured.
     pub embedded: Embedded,
     /// Where the NSQ inside the gateway listens.
@@ -42,6 +47,13 @@ impl Nsq {
             connect_timeout: section.within("connect_timeout", millis(2_000), millis(100), millis(60_000)),
             reconnect_max: section.within("reconnect_max", millis(3_000), millis(100), millis(600_000)),
             silence_timeout: section.within("silence_timeout", millis(5_000), millis(2_000), millis(120_000)),
+            heartbeat_key_file: section.optional::<String>("heartbeat_key_file").map(PathBuf::from),
+            clock_tolerance: section.within(
+                "clock_tolerance",
+                millis(60_000),
+                millis(1_000),
+                millis(3_600_000),
+            ),
             embedded: section.value("embedded", Embedded::Auto),
             embedded_listen: EmbeddedListen::read(section.section("embedded_listen")),
         };

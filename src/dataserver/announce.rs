@@ -71,7 +71,7 @@ impl Announcer {
     ) -> anyhow::Result<Self> {
         let publisher = Publisher::new(config, Nsqds::of(config))?;
         let interval = config.common.heart_beat_time;
-        Ok(Self { heartbeat: Heartbeat { addr, protocol }, probe, publisher, interval })
+        Ok(Self { heartbeat: Heartbeat { protocol, ..Heartbeat::plain(addr) }, probe, publisher, interval })
     }
 
     /// Announces for as long as it is polled.

@@ -14,7 +14,7 @@ use crate::registry::{Recorded, Registry};
 
 /// Every label of `gateway_heartbeats_total{result}`.
 pub const RESULTS: [&str; 4 + Refusal::ALL.len()] = {
-    let mut results = [JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", "", ""];
+    let mut results = [JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", "", "", "", ""];
     // The labels of refusals come from the refusals: this fails to compile when their number changes.
     let mut n = 0;
     while n < Refusal::ALL.len() {
@@ -84,7 +84,7 @@ impl Intake {
         Ok(heartbeat)
     }
 
-    fn record(&self, Heartbeat { addr, protocol }: &Heartbeat, message: &Message<'_>) -> &'static str {
+    fn record(&self, Heartbeat { addr, protocol, .. }: &Heartbeat, message: &Message<'_>) -> &'static str {
         let now = Instant::now();
         let age = age(message.timestamp);
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.

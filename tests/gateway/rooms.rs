@@ -55,6 +55,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("addr", &[]),
     ("alarm", &[]),
     ("fetch", &[]),
+    ("presence", &[]),
     ("problem", &[]),
     ("http1", &[]),
     ("protocol", &[]),
@@ -62,7 +63,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Small rooms without imports of their own.
-const LEAVES: &[&str] = &["addr", "alarm", "fetch", "http1", "problem", "protocol", "tls"];
+const LEAVES: &[&str] = &["addr", "alarm", "fetch", "http1", "presence", "problem", "protocol", "tls"];
 
 /// Every source file, by room, without its tests and comments.
 fn sources() -> BTreeMap<String, Vec<(PathBuf, String)>> {
