@@ -7,8 +7,9 @@ use std::time::Duration;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use nsq_gateway::addr::Addr;
 use nsq_gateway::heartbeat::Heartbeat;
+use nsq_gateway::presence::Phase;
 use nsq_gateway::protocol::Protocol;
-use nsq_gateway::registry::Registry;
+use nsq_gateway::registry::{Beat, Registry, Settings};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -21,11 +22,21 @@ fn addrs(count: usize) -> Vec<Addr> {
         .collect()
 }
 
+fn beat(addr: &Addr, sent: Instant) -> Beat<'_> {
+    Beat { addr, protocol: Protocol::Http1, phase: Phase::Up, incarnation: None, sent, nsqd: "nsqd:4150" }
+}
+
 fn filled(addrs: &[Addr]) -> Registry {
-    let registry = Registry::new(Duration::from_secs(3600), addrs.len());
+    let registry = Registry::new(Settings {
+        ttl: Duration::from_secs(3600),
+        capacity: addrs.len(),
+        join_rate: 1_000_000,
+        trusted_joins: 1_000_000,
+        ..Settings::default()
+    });
     let now = Instant::now();
     for addr in addrs {
-        registry.record(addr, Protocol::Http1, now, now);
+        registry.record(&beat(addr, now), now);
     }
     registry.publish();
     registry
@@ -49,7 +60,7 @@ fn record(c: &mut Criterion) {
         let registry = filled(&addrs);
         let (now, mut next) = (Instant::now(), addrs.iter().cycle());
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            b.iter(|| registry.record(next.next().unwrap(), Protocol::Http1, now, now));
+            b.iter(|| registry.record(&beat(next.next().unwrap(), now), now));
         });
     }
 }
@@ -59,7 +70,9 @@ fn sweep(c: &mut Criterion) {
     for size in SIZES {
         let registry = filled(&addrs(size));
         let now = Instant::now();
-        group.bench_function(BenchmarkId::from_parameter(size), |b| b.iter(|| registry.sweep(now).len()));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| registry.sweep(now, Duration::ZERO).len());
+        });
     }
 }
 

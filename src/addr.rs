@@ -4,6 +4,8 @@
 //! normalised (one dataserver has one spelling), and those that a gateway must never dial are refused
 //! here and once more after a host name was resolved.
 
+mod dialable;
+mod networks;
 mod own;
 
 use std::fmt;
@@ -11,6 +13,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use dialable::Dialable;
+pub use networks::{Network, Networks};
 pub use own::OwnListeners;
 
 /// Longest address accepted, in bytes: a host name of 253 (RFC 1035 §3.1), a colon, a port.

@@ -11,7 +11,8 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response, StatusCode};
 use tower::ServiceExt;
 
-use crate::config::{self, Networks};
+use crate::addr::Networks;
+use crate::config;
 use crate::metrics::Metrics;
 use crate::problem::problem;
 use crate::registry::Registry;
@@ -23,13 +24,13 @@ pub struct Admin {
     allow: Arc<Networks>,
     /// Proxies whose word on who asks counts.
     trusted: Arc<Networks>,
-    state: api::State,
+    state: api::Shown,
 }
 
 impl Admin {
     /// The admin paths of one gateway, for clients in `gateway.admin_allow`.
     pub fn new(registry: Registry, metrics: Metrics, gateway: &config::Gateway) -> Self {
-        let state = api::State { registry, metrics, draining: Arc::new(AtomicBool::new(false)) };
+        let state = api::Shown { registry, metrics, draining: Arc::new(AtomicBool::new(false)) };
         let (allow, trusted) = (gateway.admin_allow.clone(), gateway.trusted_proxies.clone());
         Self { router: api::router(state.clone()), allow: Arc::new(allow), trusted: Arc::new(trusted), state }
     }

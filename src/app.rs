@@ -11,15 +11,16 @@ use std::thread;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::addr::OwnListeners;
+use crate::addr::{Dialable, OwnListeners};
 use crate::admin::Admin;
 use crate::config::{self, Config};
 use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
+use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Subscriber};
-use crate::registry::Registry;
+use crate::registry::{Ejection, Reason, Registry, Settings};
 use crate::tls::Identity;
-use crate::{liveness, proxy, server};
+use crate::{proxy, server};
 
 pub use demo::demo;
 
@@ -88,9 +89,9 @@ impl App {
     /// When a part of the gateway cannot be built, or a worker ends that should not.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
         let Self { config, listeners, admin_listener, embedded, listen, tls } = self;
-        let registry = Registry::new(config.registry.ttl, config.registry.capacity);
-        let metrics =
-            Metrics::new(listeners.len(), &nsq::RESULTS, &liveness::REASONS).map_err(anyhow::Error::new)?;
+        let registry = Registry::new(registry_settings(&config.registry));
+        let metrics = Metrics::new(listeners.len(), &nsq::RESULTS, &Reason::ALL.map(Reason::label))
+            .map_err(anyhow::Error::new)?;
         let admin = Admin::new(registry.clone(), metrics.clone(), &config.gateway);
         let admin_addr = admin_listener.as_ref().map(|listener| local_addr([listener])).transpose()?;
         let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);
@@ -99,7 +100,7 @@ impl App {
             .chain(nsq_addrs.iter().flat_map(|nsq| [Some(nsq.tcp), Some(nsq.http), Some(nsq.lookup)]))
             .flatten()
             .collect();
-        let own = OwnListeners::new(own);
+        let dialable = Dialable::new(OwnListeners::new(own), config.registry.allow.clone());
 
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
@@ -107,12 +108,13 @@ impl App {
             tasks.spawn_late("embedded NSQ", |stop| embedded.run(stop.cancelled_owned()));
         }
         let protocol = config.gateway.upstream_protocol;
-        let intake = Intake::new(registry.clone(), metrics.clone(), own.clone(), protocol);
+        let intake = Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol);
         let embedded_tcp = nsq_addrs.map(|nsq| nsq.tcp.to_string());
         let subscriber = Subscriber::new(&config, embedded_tcp, intake, metrics.clone())?;
         tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));
-        let sweep = liveness::sweep(registry.clone(), metrics.clone(), config.registry.sweep_interval);
-        tasks.spawn_endless("sweep", sweep);
+        let liveness =
+            Liveness::new(registry.clone(), metrics.clone(), config.registry.clone(), dialable.clone());
+        tasks.spawn_endless("liveness", liveness.run());
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));
@@ -124,7 +126,7 @@ impl App {
 
         // Data: each worker on a thread of its own.
         let drain = config.timeouts.drain;
-        let settings = proxy::Settings::new(&config, listeners.len(), own);
+        let settings = proxy::Settings::new(&config, listeners.len(), dialable);
         let control = Handle::current();
         let shared = Shared { registry, metrics, admin: admin.clone(), settings, config, tls, control };
         let mut workers = Workers::start(shared, listeners, admin_listener)?;
@@ -157,6 +159,18 @@ fn workers(config: &Config) -> anyhow::Result<usize> {
         0 => Ok(thread::available_parallelism()?.get()),
         workers => Ok(workers),
     }
+}
+
+fn registry_settings(config: &config::Registry) -> Settings {
+    let config::Registry { ttl, capacity, join_rate, trusted_joins, ejection, .. } = *config;
+    let ejection = Ejection {
+        failures: u32::try_from(ejection.failures).unwrap_or(u32::MAX),
+        duration: ejection.duration,
+        max_duration: ejection.max_duration,
+        percent: ejection.percent,
+        answered_5xx: ejection.answered_5xx,
+    };
+    Settings { ttl, capacity, join_rate, trusted_joins, ejection }
 }
 
 /// The files were good when the config was read; they may have changed since.

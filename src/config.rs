@@ -21,7 +21,6 @@ pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
 pub use gateway::{Balance, Gateway, RetryBudget};
 pub use limits::Limits;
-pub use networks::Networks;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::{Ejection, Probe, Registry};
 pub use timeouts::Timeouts;

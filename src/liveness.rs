@@ -1,32 +1,163 @@
-//! When a dataserver leaves the set.
+//! When a dataserver leaves the set, and when it gets no requests meanwhile.
 //!
-//! Whether one is live is asked at every pick; this is where those that no longer are get removed, and where
-//! that is told.
+//! Whether one is live is asked at every pick; here it is decided what counts. One that is silent while others
+//! are heard has gone. When nobody can be heard the set is [frozen](hold), and each of the silent has to answer
+//! a [probe](prober); so has whoever failed a request.
 
-use std::time::Duration;
+mod hold;
+mod prober;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::addr::Dialable;
+use crate::config;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Entry, Probed, Registry, State};
 
-/// Every label of `gateway_evictions_total{reason}`.
-pub const REASONS: [&str; 1] = [EXPIRED];
+use hold::{Hold, Path, Silence};
+use prober::{Answer, Prober};
 
-const EXPIRED: &str = "expired";
+/// Every label of `gateway_probes_total{result}`.
+pub const PROBE_RESULTS: [&str; 3] = Answer::LABELS;
 
-/// Removes the silent every `interval`, for as long as it is polled.
-pub async fn sweep(registry: Registry, metrics: Metrics, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let ttl_seconds = registry.ttl().as_secs_f64();
-        for evicted in registry.sweep(Instant::now()) {
-            metrics.evicted(EXPIRED);
+/// Ticks within what a tick may be late.
+const TICKS: u32 = 5;
+
+/// Keeps the live set right, for as long as it is polled.
+pub struct Liveness {
+    registry: Registry,
+    metrics: Metrics,
+    settings: config::Registry,
+    prober: Prober,
+    hold: Hold,
+    silence: Silence,
+    next_survey: Instant,
+}
+
+impl Liveness {
+    /// For the dataservers of `registry`, where they may be dialled.
+    pub fn new(registry: Registry, metrics: Metrics, settings: config::Registry, dialable: Dialable) -> Self {
+        let prober = Prober::new(settings.probe.clone(), dialable);
+        let silence = Silence { ttl: registry.ttl(), margin: registry.tick_allowance() * 2 / TICKS };
+        let next_survey = Instant::now();
+        Self { registry, metrics, settings, prober, hold: Hold::Flowing, silence, next_survey }
+    }
+
+    /// Runs for as long as it is polled.
+    pub async fn run(mut self) {
+        let mut ticks = tokio::time::interval(self.registry.tick_allowance() / TICKS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweeps = tokio::time::interval(self.settings.sweep_interval);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let registry = self.registry.clone();
+        loop {
+            tokio::select! {
+                biased;
+                // First: before anything is judged it must be known whether the gateway itself stood still.
+                _ = ticks.tick() => self.tick(Instant::now()),
+                () = registry.doubts_raised() => self.look_at_doubtful(),
+                (entry, answer) = self.prober.came_back() => self.probed(&entry, answer),
+                _ = sweeps.tick() => self.sweep(Instant::now()),
+            }
+            self.prober.start_due(Instant::now());
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if let Some(pause) = self.registry.tick(now) {
+            self.metrics.paused(pause);
+            let seconds = pause.as_secs_f64();
+            tracing::warn!(seconds, "the gateway stood still; silence meanwhile counts for nobody");
+        }
+        let (connected, known) = self.metrics.nsqds_connected();
+        let path = Path::of(connected, known);
+        if now < self.next_survey && (path == Path::Whole) == (self.hold == Hold::Flowing) {
+            return;
+        }
+        let survey = self.registry.survey(now, self.silence.late());
+        let before = self.hold;
+        self.hold = before.next(path, &survey, self.silence, now);
+        self.registry.hold(self.hold.limit(self.silence), self.hold.frozen());
+        if before.frozen() != self.hold.frozen() {
+            self.tell_of_freeze(before, survey.silent, survey.known);
+        }
+        let interval = self.settings.probe.interval;
+        let silent = self.hold.probed_after(self.silence, interval);
+        let silent = silent.map(|silence| self.registry.silent(now, silence)).unwrap_or_default();
+        self.prober.watch_silent(silent, now);
+        self.next_survey = now
+            + match self.hold {
+                // Nobody can expire sooner.
+                Hold::Flowing => self.silence.ttl.saturating_sub(survey.longest + self.silence.margin),
+                _ => interval / 4,
+            };
+    }
+
+    fn tell_of_freeze(&self, before: Hold, silent: usize, known: usize) {
+        match self.hold.frozen() {
+            Some(why) => tracing::warn!(
+                reason = why.label(),
+                silent,
+                dataservers = known,
+                "the live set is frozen: {why}; nobody is evicted for silence, each of the silent has to answer a probe"
+            ),
+            None if before.frozen().is_some() => {
+                let ttl_seconds = self.silence.ttl.as_secs_f64();
+                tracing::info!(
+                    ttl_seconds,
+                    "heartbeats flow again: the live set thaws, everybody has a TTL to be heard"
+                );
+            }
+            None => {}
+        }
+    }
+
+    fn look_at_doubtful(&mut self) {
+        for entry in self.registry.take_doubtful() {
+            let why = entry.last_event().map(|event| event.what.to_string()).unwrap_or_default();
+            if entry.state() == State::Ejected {
+                self.metrics.ejected();
+                tracing::warn!(dataserver = %entry.addr(), "dataserver {why}");
+            } else {
+                tracing::debug!(dataserver = %entry.addr(), "to be probed: {why}");
+            }
+            self.prober.watch(entry);
+        }
+    }
+
+    fn probed(&mut self, entry: &Entry, answer: Answer) {
+        self.metrics.probed(answer.label());
+        let (result, why) = match answer {
+            Answer::Passed => (Ok(()), String::new()),
+            Answer::Failed(why) => (Err(why.clone()), why),
+            Answer::NotAsked(why) => {
+                tracing::debug!(dataserver = %entry.addr(), "cannot be probed: {why}");
+                entry.not_probed(Instant::now());
+                return;
+            }
+        };
+        let was_newcomer = entry.is_on_probation();
+        let dataserver = entry.addr();
+        match entry.probed(result, Instant::now()) {
+            Probed::Out => {
+                tracing::warn!(%dataserver, "dataserver gets no more requests, its probe failed: {why}");
+            }
+            Probed::Back if was_newcomer => {
+                tracing::debug!(%dataserver, "dataserver has passed its first probe");
+            }
+            Probed::Back => tracing::info!(%dataserver, "dataserver gets requests again, a probe passed"),
+            Probed::Unchanged => {}
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let ttl_seconds = self.silence.ttl.as_secs_f64();
+        for evicted in self.registry.sweep(now, self.hold.mercy(self.settings.probe.give_up)) {
+            let reason = evicted.reason.label();
+            self.metrics.evicted(reason);
             tracing::info!(
                 dataserver = %evicted.addr,
-                reason = EXPIRED,
+                reason,
                 silent_seconds = evicted.silent_for.as_secs_f64(),
                 ttl_seconds,
                 known_seconds = evicted.known_for.as_secs_f64(),

@@ -37,6 +37,13 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         Kind::Gauge,
         "Whether nobody is evicted for silence because the heartbeat path is broken (0 or 1).",
     ),
+    (PROBES, Kind::Counter, "Probes of dataservers that were doubted or could not be heard, by result."),
+    (EJECTIONS, Kind::Counter, "Dataservers that got no requests for a while because they failed too many."),
+    (
+        PAUSED,
+        Kind::Counter,
+        "Seconds that the gateway itself stood still, and that counted as nobody's silence.",
+    ),
     (NSQD_CONNECTED, Kind::Gauge, "Whether heartbeats are being read from this nsqd (0 or 1)."),
     (REQUESTS, Kind::Counter, "Requests answered, by method and status."),
     (DURATION, Kind::Histogram, "Time from a request's head to the end of its answer."),
@@ -60,6 +67,9 @@ const DATASERVERS: &str = "gateway_dataservers";
 const JOINS: &str = "gateway_dataserver_joins_total";
 const EVICTIONS: &str = "gateway_evictions_total";
 const FROZEN: &str = "gateway_registry_frozen";
+const PROBES: &str = "gateway_probes_total";
+const EJECTIONS: &str = "gateway_ejections_total";
+const PAUSED: &str = "gateway_paused_seconds_total";
 const NSQD_CONNECTED: &str = "gateway_nsqd_connected";
 const REQUESTS: &str = "gateway_requests_total";
 const DURATION: &str = "gateway_request_duration_seconds";
@@ -93,6 +103,9 @@ struct Inner {
     joins: AtomicU64,
     evictions: Counts,
     tls_reloads: Counts,
+    probes: Counts,
+    ejections: AtomicU64,
+    paused_millis: AtomicU64,
     nsqds: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
     workers: Vec<Arc<Worker>>,
     /// What of the workers' durations the exporter has had is remembered for one publisher at a time.
@@ -147,6 +160,9 @@ impl Metrics {
             joins: AtomicU64::new(0),
             evictions: Counts::new(EVICTIONS, "reason", reasons),
             tls_reloads: Counts::new(TLS_RELOADS, "result", &["used", "refused"]),
+            probes: Counts::new(PROBES, "result", &["passed", "failed", "not_asked"]),
+            ejections: AtomicU64::new(0),
+            paused_millis: AtomicU64::new(0),
             nsqds: Mutex::default(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             publishing: Mutex::default(),
@@ -174,6 +190,22 @@ impl Metrics {
     /// A dataserver was removed from the set.
     pub fn evicted(&self, reason: &'static str) {
         self.inner.evictions.add(reason);
+    }
+
+    /// A probe came to this end.
+    pub fn probed(&self, result: &'static str) {
+        self.inner.probes.add(result);
+    }
+
+    /// A dataserver was ejected.
+    pub fn ejected(&self) {
+        self.inner.ejections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The gateway itself stood still for so long.
+    pub fn paused(&self, pause: Duration) {
+        let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.inner.paused_millis.fetch_add(millis, Ordering::Relaxed);
     }
 
     /// The certificate's files changed, and what they hold now is used or is not good.
@@ -237,6 +269,9 @@ impl Metrics {
         inner.heartbeats.publish(inner);
         inner.evictions.publish(inner);
         inner.tls_reloads.publish(inner);
+        inner.probes.publish(inner);
+        inner.count(EJECTIONS, &[], inner.ejections.load(Ordering::Relaxed));
+        inner.count(PAUSED, &[], inner.paused_millis.load(Ordering::Relaxed) / 1000);
         inner.count(JOINS, &[], inner.joins.load(Ordering::Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
         inner.gauge(LAST_HEARTBEAT, &[], inner.last_heartbeat_millis.load(Ordering::Relaxed) as f64 / 1e3);

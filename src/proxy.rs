@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 
-use crate::addr::OwnListeners;
+use crate::addr::{Dialable, Networks};
 use crate::config::{self, Config};
 use crate::http1::Scratch;
 use crate::metrics::Metrics;
@@ -63,16 +63,16 @@ pub struct Settings {
     retry_budget: config::RetryBudget,
     timeouts: config::Timeouts,
     limits: config::Limits,
-    trusted_proxies: config::Networks,
+    trusted_proxies: Networks,
     workers: usize,
-    own: OwnListeners,
+    dialable: Dialable,
     /// The same on all workers: a request that comes back may reach another one.
     via: Arc<Via>,
 }
 
 impl Settings {
-    /// Takes what concerns a request, for all workers of a gateway; `own` is what must never be dialled.
-    pub fn new(config: &Config, workers: usize, own: OwnListeners) -> Self {
+    /// Takes what concerns a request, for all workers of a gateway; `dialable` is where they may go.
+    pub fn new(config: &Config, workers: usize, dialable: Dialable) -> Self {
         Self {
             balance: config.gateway.balance,
             retry_budget: config.gateway.retry_budget,
@@ -80,7 +80,7 @@ impl Settings {
             limits: config.limits.clone(),
             trusted_proxies: config.gateway.trusted_proxies.clone(),
             workers,
-            own,
+            dialable,
             via: Arc::new(Via::new()),
         }
     }

@@ -3,38 +3,51 @@
 //! The room does no I/O and spawns nothing. Heartbeats are [recorded](Registry::record) from the control
 //! side; each worker holds a [`Reader`] and [picks](Reader::pick) from the last published snapshot: one load
 //! and one index, however many dataservers there are. Liveness is a predicate on the entry, asked at every
-//! pick; the [sweep](Registry::sweep) only cleans up, so a late one never sends a request to the dead.
+//! pick: was it heard within the limit, and does it stand well? So a late [sweep](Registry::sweep) or snapshot never
+//! sends a request to whom is known to be gone. Workers [say](Entry::failed) what failed; whom they make doubtful
+//! gets no more requests from any of them until a probe, which is [`liveness`](crate::liveness)'s, settles it.
 
+mod clock;
+mod departed;
 mod entry;
+mod history;
+mod joins;
 mod reader;
+mod shared;
+mod standing;
+mod survey;
 mod traffic;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use entry::{Dataserver, Entry};
+pub use departed::KEPT as DEPARTED_KEPT;
+pub use entry::{Dataserver, Entry, Probed};
+pub use history::{Event, What};
 pub use reader::Reader;
+pub use shared::{Ejection, Settings};
+pub use standing::State;
+pub use survey::{Frozen, Survey};
 pub use traffic::{Failure, Shard, Totals, Traffic};
 
-use crate::addr::Addr;
-use crate::protocol::Protocol;
+use departed::{Departed, Goodbye, Past};
+use entry::Heard;
+use joins::{Admission, Joins};
+use reader::Rotation;
+use shared::Shared;
+use standing::Doubt;
 
-/// How long the counts of a dataserver that left are kept, so that they go on if it comes back.
-pub const TRAFFIC_KEPT: Duration = Duration::from_secs(10 * 60);
+use crate::addr::Addr;
+use crate::presence::{Incarnation, Phase};
+use crate::protocol::Protocol;
 
 /// Shortest time between two snapshots. Joins that come faster share one.
 const PUBLISH_GAP: Duration = Duration::from_millis(10);
-
-/// The stamp of the epoch, in nanoseconds: 13 days, so that what came before it has a stamp as well.
-const EPOCH_STAMP: u64 = 1 << 50;
 
 /// A cheap handle to the one live set of the process.
 #[derive(Clone)]
@@ -43,31 +56,77 @@ pub struct Registry {
 }
 
 struct Inner {
-    /// What entries count their time from: an [`Instant`] does not fit into an atomic, nanoseconds do.
-    epoch: Instant,
-    ttl_nanos: AtomicU64,
     capacity: usize,
     entries: DashMap<Addr, Arc<Entry>>,
-    /// The entries in the map; asking the map itself would lock each of its shards.
-    len: AtomicUsize,
     next_id: AtomicU64,
-    snapshot: ArcSwap<Vec<Arc<Entry>>>,
-    changed: Notify,
-    /// Counts of those that left; bounded by `capacity` and [`TRAFFIC_KEPT`].
-    departed: Mutex<HashMap<Addr, (Instant, Arc<Traffic>)>>,
+    joins: Joins,
+    rotation: arc_swap::ArcSwap<Rotation>,
+    departed: Departed,
+    shared: Arc<Shared>,
+}
+
+/// A heartbeat: validated, and with a time that can be relied on.
+pub struct Beat<'a> {
+    /// Whose.
+    pub addr: &'a Addr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Whether it takes requests.
+    pub phase: Phase,
+    /// Which process it is, if it says so.
+    pub incarnation: Option<&'a Incarnation>,
+    /// When it was sent; not later than when it is recorded.
+    pub sent: Instant,
+    /// The nsqd that it came by.
+    pub nsqd: &'a str,
 }
 
 /// What a heartbeat did to the live set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
-    /// The dataserver was not known: it is live from now on.
+    /// The dataserver was not known: it is in the set from now on.
     Joined,
-    /// It was known, and stays live.
+    /// It was known, and stays.
     Refreshed,
+    /// It is about to stop.
+    Draining,
+    /// It said goodbye and has left.
+    Left,
     /// The heartbeat is older than the TTL: it says nothing about now.
     Stale,
+    /// It is of a process that has said goodbye, or whose place was taken, and was sent before that.
+    Superseded,
+    /// It is of a process whose place was taken, and which is still there.
+    Conflict,
     /// The dataserver is not known and the registry holds as many as it may.
     Full,
+    /// The dataserver is not known and too many join.
+    TooFast,
+}
+
+/// Why a dataserver left the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It was silent for longer than the TTL.
+    Expired,
+    /// It was silent while heartbeats could not be heard, and its probes failed.
+    ProbeFailed,
+    /// It said so.
+    Goodbye,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Expired, Self::ProbeFailed, Self::Goodbye];
+
+    /// The label of `gateway_evictions_total{reason}`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::ProbeFailed => "probe_failed",
+            Self::Goodbye => "goodbye",
+        }
+    }
 }
 
 /// An entry that the sweep removed.
@@ -75,6 +134,8 @@ pub enum Recorded {
 pub struct Evicted {
     /// Whose.
     pub addr: Addr,
+    /// Why.
+    pub reason: Reason,
     /// How long it had been silent.
     pub silent_for: Duration,
     /// How long it had been known.
@@ -84,89 +145,139 @@ pub struct Evicted {
 }
 
 impl Registry {
-    /// An empty registry whose entries live for `ttl` after their last heartbeat and are at most `capacity`.
-    pub fn new(ttl: Duration, capacity: usize) -> Self {
+    /// An empty registry.
+    pub fn new(settings: Settings) -> Self {
+        let Settings { ttl, capacity, join_rate, trusted_joins, ejection } = settings;
         let inner = Inner {
-            epoch: Instant::now(),
-            ttl_nanos: AtomicU64::new(nanos(ttl)),
             capacity,
             entries: DashMap::new(),
-            len: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
-            snapshot: ArcSwap::default(),
-            changed: Notify::new(),
-            departed: Mutex::default(),
+            joins: Joins::new(join_rate, trusted_joins, ttl),
+            rotation: arc_swap::ArcSwap::default(),
+            departed: Departed::default(),
+            shared: Arc::new(Shared::new(ttl, ejection)),
         };
         Self { inner: Arc::new(inner) }
     }
 
     /// How long a silent dataserver stays live.
     pub fn ttl(&self) -> Duration {
-        Duration::from_nanos(self.inner.ttl_nanos.load(Ordering::Relaxed))
+        self.inner.shared.clock.ttl()
     }
 
-    /// Takes in a heartbeat that its dataserver sent at `sent`, which is not later than `now`.
-    pub fn record(&self, addr: &Addr, protocol: Protocol, sent: Instant, now: Instant) -> Recorded {
+    /// Takes in a heartbeat.
+    pub fn record(&self, beat: &Beat<'_>, now: Instant) -> Recorded {
         let inner = &*self.inner;
-        if now.saturating_duration_since(sent) > self.ttl() {
+        let age = now.saturating_duration_since(beat.sent);
+        if age > self.ttl() {
             return Recorded::Stale;
         }
-        let sent = inner.stamp(sent);
-        if let Some(entry) = inner.entries.get(addr) {
-            entry.hear(sent, protocol);
-            return Recorded::Refreshed;
+        let heard_at = inner.shared.clock.running(now).saturating_sub(clock::nanos(age));
+        if let Some(entry) = inner.entries.get(beat.addr) {
+            let heard = entry.hear(beat, heard_at, now);
+            drop(entry); // its place in the map is locked
+            return self.recorded(heard, beat, now);
+        }
+        if beat.phase == Phase::Down || inner.departed.has_said_goodbye_since(beat) {
+            return Recorded::Superseded;
         }
         // Counted before it is inserted: two new ones at once must not both take the last place.
-        if inner.len.fetch_add(1, Ordering::Relaxed) >= inner.capacity {
-            inner.len.fetch_sub(1, Ordering::Relaxed);
+        if !inner.shared.take_place(inner.capacity) {
             return Recorded::Full;
         }
-        match inner.entries.entry(addr.clone()) {
+        let (what, doubt) = match inner.joins.admit(now) {
+            Admission::Trusted => (What::Joined(beat.nsqd.into()), Doubt::None),
+            Admission::OnProbation => (What::JoinedOnProbation(beat.nsqd.into()), Doubt::ON_PROBATION),
+            Admission::TooFast => {
+                inner.shared.give_place_back(1);
+                return Recorded::TooFast;
+            }
+        };
+        let heard = |entry: &Entry| entry.hear(beat, heard_at, now);
+        match inner.entries.entry(beat.addr.clone()) {
             Slot::Occupied(slot) => {
-                inner.len.fetch_sub(1, Ordering::Relaxed);
-                slot.get().hear(sent, protocol);
-                Recorded::Refreshed
+                inner.shared.give_place_back(1);
+                let heard = heard(slot.get());
+                drop(slot);
+                self.recorded(heard, beat, now)
             }
             Slot::Vacant(slot) => {
-                let id = inner.next_id.fetch_add(1, Ordering::Relaxed);
-                let traffic = inner.take_departed(addr);
-                let entry = Entry::new(id, addr.clone(), inner.stamp(now), traffic);
-                entry.hear(sent, protocol);
-                slot.insert(Arc::new(entry));
-                inner.changed.notify_one();
+                slot.insert(inner.admit(beat.addr, what, doubt, now, |entry| {
+                    heard(entry);
+                }));
                 Recorded::Joined
             }
         }
     }
 
-    /// Removes the entries that are no longer live.
-    pub fn sweep(&self, now: Instant) -> Vec<Evicted> {
-        let inner = &*self.inner;
-        let oldest_live = inner.oldest_live(now);
-        let now_nanos = inner.stamp(now);
-        let mut evicted = Vec::new();
-        inner.departed().retain(|_, (since, _)| now.saturating_duration_since(*since) < TRAFFIC_KEPT);
-        inner.entries.retain(|addr, entry| {
-            if entry.is_live(oldest_live) {
-                return true;
+    fn recorded(&self, heard: Heard, beat: &Beat<'_>, now: Instant) -> Recorded {
+        match heard {
+            Heard::Up => Recorded::Refreshed,
+            Heard::Draining => Recorded::Draining,
+            Heard::Superseded => Recorded::Superseded,
+            Heard::Conflict => Recorded::Conflict,
+            Heard::Goodbye => {
+                let inner = &*self.inner;
+                let goodbye = Goodbye { sent: beat.sent, incarnation: beat.incarnation.cloned() };
+                let left = inner.entries.remove_if(beat.addr, |_, entry| {
+                    inner.depart(entry, Reason::Goodbye, Some(goodbye), now);
+                    true
+                });
+                inner.shared.give_place_back(usize::from(left.is_some()));
+                Recorded::Left
             }
+        }
+    }
+
+    /// Takes in a dataserver that was in the set of the gateway before this one. It has to pass a probe, and has
+    /// a TTL to be heard. Returns whether it was taken.
+    pub fn restore(
+        &self,
+        addr: &Addr,
+        protocol: Protocol,
+        incarnation: Option<Incarnation>,
+        now: Instant,
+    ) -> bool {
+        let inner = &*self.inner;
+        if !inner.shared.take_place(inner.capacity) {
+            return false;
+        }
+        let Slot::Vacant(slot) = inner.entries.entry(addr.clone()) else {
+            inner.shared.give_place_back(1);
+            return false;
+        };
+        let heard_at = inner.shared.clock.running(now);
+        slot.insert(inner.admit(addr, What::Restored, Doubt::ON_PROBATION, now, |entry| {
+            entry.presume(heard_at, protocol, incarnation);
+        }));
+        true
+    }
+
+    /// Removes the entries that are no longer live, and those that are silent and have failed their probes for
+    /// `mercy`.
+    pub fn sweep(&self, now: Instant, mercy: Duration) -> Vec<Evicted> {
+        let inner = &*self.inner;
+        let clock = &inner.shared.clock;
+        let (running, oldest_live, ttl) = (clock.running(now), clock.oldest_live(now), clock.ttl());
+        let mut evicted = Vec::new();
+        inner.departed.forget_old(now);
+        inner.entries.retain(|_, entry| {
+            let silent_for = entry.silence(running);
+            let Some(reason) = entry.reason_to_leave(oldest_live, silent_for > ttl, now, mercy) else {
+                return true;
+            };
             evicted.push(Evicted {
-                addr: addr.clone(),
-                silent_for: Duration::from_nanos(now_nanos.saturating_sub(entry.last_heard())),
-                known_for: Duration::from_nanos(now_nanos.saturating_sub(entry.joined())),
+                addr: entry.addr().clone(),
+                reason,
+                silent_for,
+                known_for: now.saturating_duration_since(entry.joined()),
                 heartbeats: entry.heartbeats(),
             });
             // While its place in the map is still locked: a heartbeat that comes now finds one or the other.
-            let mut departed = inner.departed();
-            if departed.len() < inner.capacity && !entry.traffic().is_unused() {
-                departed.insert(addr.clone(), (now, entry.traffic().clone()));
-            }
+            inner.depart(entry, reason, None, now);
             false
         });
-        inner.len.fetch_sub(evicted.len(), Ordering::Relaxed);
-        if !evicted.is_empty() {
-            inner.changed.notify_one();
-        }
+        inner.shared.give_place_back(evicted.len());
         evicted
     }
 
@@ -174,7 +285,7 @@ impl Registry {
     /// is built or shortly after share the next, so that 100,000 joins do not cost 100,000 snapshots.
     pub async fn publish_changes(&self) {
         loop {
-            self.inner.changed.notified().await;
+            self.inner.shared.changed.notified().await;
             let begun = Instant::now();
             self.publish();
             // A large set takes long to copy: never more than a tenth of the time goes into that.
@@ -184,8 +295,8 @@ impl Registry {
 
     /// Makes the present set the one that is picked from.
     pub fn publish(&self) {
-        let snapshot: Vec<_> = self.inner.entries.iter().map(|slot| slot.value().clone()).collect();
-        self.inner.snapshot.store(Arc::new(snapshot));
+        let rotation = Rotation::of(self.inner.entries.iter().map(|slot| slot.value().clone()));
+        self.inner.rotation.store(Arc::new(rotation));
     }
 
     /// A view to pick from, for one worker.
@@ -193,71 +304,42 @@ impl Registry {
         Reader::new(self.clone())
     }
 
-    /// How many dataservers are live.
-    pub fn live(&self, now: Instant) -> usize {
-        let oldest_live = self.inner.oldest_live(now);
-        self.inner.entries.iter().filter(|slot| slot.is_live(oldest_live)).count()
-    }
-
-    /// Every live dataserver, sorted by address.
-    pub fn list(&self, now: Instant) -> Vec<Dataserver> {
-        let oldest_live = self.inner.oldest_live(now);
-        let live = self.inner.entries.iter().filter(|slot| slot.is_live(oldest_live));
-        let mut list: Vec<_> = live.map(|slot| slot.view(|stamp| self.inner.instant(stamp))).collect();
-        list.sort_unstable_by(|a, b| a.addr.cmp(&b.addr));
-        list
-    }
-
-    /// One live dataserver.
-    pub fn get(&self, addr: &Addr, now: Instant) -> Option<Dataserver> {
-        let oldest_live = self.inner.oldest_live(now);
-        let entry = self.inner.entries.get(addr).filter(|entry| entry.is_live(oldest_live))?;
-        Some(entry.view(|stamp| self.inner.instant(stamp)))
-    }
-
-    /// Calls `visit` with the totals of each dataserver in the map that was ever sent a request.
-    pub fn each_traffic(&self, mut visit: impl FnMut(&Addr, &Totals)) {
-        for slot in &self.inner.entries {
-            let totals = slot.traffic().totals();
-            if totals.requests() + totals.failures() > 0 {
-                visit(slot.key(), &totals);
-            }
-        }
+    /// The entry of an address.
+    pub fn entry(&self, addr: &Addr) -> Option<Arc<Entry>> {
+        self.inner.entries.get(addr).map(|slot| slot.value().clone())
     }
 }
 
 impl Inner {
-    /// The time as a number that fits into an atomic. A heartbeat may have been sent before the epoch.
-    fn stamp(&self, at: Instant) -> u64 {
-        match at.checked_duration_since(self.epoch) {
-            Some(after) => EPOCH_STAMP.saturating_add(nanos(after)),
-            None => EPOCH_STAMP.saturating_sub(nanos(self.epoch.saturating_duration_since(at))),
+    /// A new entry, for a place that is locked.
+    fn admit(
+        &self,
+        addr: &Addr,
+        what: What,
+        doubt: Doubt,
+        now: Instant,
+        heard: impl FnOnce(&Entry),
+    ) -> Arc<Entry> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let past = self.departed.take(addr);
+        let entry = Entry::new(id, addr.clone(), past, now, self.shared.clone());
+        entry.begin(what, doubt, now);
+        heard(&entry);
+        if doubt != Doubt::None {
+            self.shared.raise(addr);
         }
+        self.shared.changed.notify_one();
+        Arc::new(entry)
     }
 
-    fn instant(&self, stamp: u64) -> Instant {
-        let after = Duration::from_nanos(stamp.saturating_sub(EPOCH_STAMP));
-        let before = Duration::from_nanos(EPOCH_STAMP.saturating_sub(stamp));
-        (self.epoch + after).checked_sub(before).unwrap_or(self.epoch)
+    /// What there is to do when an entry leaves the map.
+    fn depart(&self, entry: &Entry, reason: Reason, goodbye: Option<Goodbye>, now: Instant) {
+        let silence = entry.silence(self.shared.clock.running(now));
+        let history = entry.leave(reason, silence, now);
+        let past = Past { since: now, traffic: entry.traffic().clone(), history, goodbye };
+        self.departed.remember(entry.addr(), past, self.capacity);
+        self.shared.changed.notify_one();
     }
-
-    /// An entry heard before this is not live.
-    fn oldest_live(&self, now: Instant) -> u64 {
-        self.stamp(now).saturating_sub(self.ttl_nanos.load(Ordering::Relaxed))
-    }
-
-    fn take_departed(&self, addr: &Addr) -> Arc<Traffic> {
-        self.departed().remove(addr).map(|(_, traffic)| traffic).unwrap_or_default()
-    }
-
-    fn departed(&self) -> MutexGuard<'_, HashMap<Addr, (Instant, Arc<Traffic>)>> {
-        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Saturates after 584 years.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -16,18 +16,18 @@ use tokio::time::Instant;
 use crate::addr::Addr;
 use crate::metrics::{Metrics, Scrape};
 use crate::problem::problem;
-use crate::registry::{self, Failure, Registry};
+use crate::registry::{self, Failure, Frozen, Registry, State};
 
 #[derive(Clone)]
-pub(super) struct State {
+pub(super) struct Shown {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) draining: Arc<AtomicBool>,
 }
 
-type Shared = extract::State<State>;
+type Shared = extract::State<Shown>;
 
-pub(super) fn router(state: State) -> Router {
+pub(super) fn router(state: Shown) -> Router {
     Router::new()
         .route("/dataservers", get(dataservers))
         .route("/dataservers/{addr}", get(dataserver))
@@ -40,8 +40,11 @@ pub(super) fn router(state: State) -> Router {
 
 /// The body of `GET /dataservers`.
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "they are the names in the JSON")]
 struct Dataservers {
     frozen: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_reason: Option<&'static str>,
     dataservers: Vec<Dataserver>,
 }
 
@@ -60,11 +63,6 @@ struct Dataserver {
     failures: u64,
 }
 
-/// The set is never frozen yet: silence always evicts.
-const FROZEN: bool = false;
-
-const LIVE: &str = "live";
-
 impl Dataserver {
     fn new(entry: &registry::Dataserver, now: Instant, wall: SystemTime) -> Self {
         // Entries know only the monotonic clock; people get that moment by the wall clock of now.
@@ -76,7 +74,7 @@ impl Dataserver {
         Self {
             addr: entry.addr.to_string(),
             protocol: entry.protocol.as_str(),
-            state: LIVE,
+            state: entry.state.label(),
             first_seen: rfc_3339(entry.joined),
             last_heartbeat: rfc_3339(entry.last_heard),
             age_seconds: seconds(age),
@@ -95,9 +93,12 @@ fn seconds(duration: Duration) -> f64 {
 
 async fn dataservers(extract::State(state): Shared) -> impl IntoResponse {
     let (now, wall) = (Instant::now(), SystemTime::now());
-    let list = state.registry.list(now);
+    let (list, frozen) = (state.registry.list(now), state.registry.frozen());
     let dataservers = list.iter().map(|entry| Dataserver::new(entry, now, wall)).collect();
-    (no_store(), Json(Dataservers { frozen: FROZEN, dataservers }))
+    (
+        no_store(),
+        Json(Dataservers { frozen: frozen.is_some(), frozen_reason: frozen.map(Frozen::label), dataservers }),
+    )
 }
 
 async fn dataserver(extract::State(state): Shared, Path(addr): Path<String>) -> Response<Body> {
@@ -111,13 +112,14 @@ async fn dataserver(extract::State(state): Shared, Path(addr): Path<String>) -> 
 }
 
 async fn metrics(extract::State(state): Shared) -> impl IntoResponse {
-    let State { registry, metrics, .. } = &state;
+    let Shown { registry, metrics, .. } = &state;
     registry.each_traffic(|addr, totals| {
         let errors = Failure::ALL.iter().map(|kind| kind.label()).zip(totals.failures);
         metrics.upstream(addr.as_str(), &totals.answers, errors);
     });
-    let text =
-        metrics.render(&Scrape { dataservers: &[(LIVE, registry.live(Instant::now()))], frozen: FROZEN });
+    let states = registry.states(Instant::now());
+    let dataservers: Vec<_> = State::ALL.map(State::label).into_iter().zip(states).collect();
+    let text = metrics.render(&Scrape { dataservers: &dataservers, frozen: registry.frozen().is_some() });
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))], text)
 }
 

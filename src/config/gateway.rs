@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
-use super::{Networks, Tls};
+use super::{Tls, networks};
+use crate::addr::Networks;
 use crate::protocol::Protocol;
 
 /// Where requests come in, and how they are spread.
@@ -45,8 +46,9 @@ impl Gateway {
             upstream_protocol: section.value("upstream_protocol", Protocol::Http1),
             retry_budget: RetryBudget::read(section.section("retry_budget")),
             admin_listen: section.optional("admin_listen"),
-            admin_allow: Networks::read(&mut section, "admin_allow", Networks::loopback_and_private()),
-            trusted_proxies: Networks::read(&mut section, "trusted_proxies", Networks::default()),
+            admin_allow: networks::read(&mut section, "admin_allow")
+                .unwrap_or_else(Networks::loopback_and_private),
+            trusted_proxies: networks::read(&mut section, "trusted_proxies").unwrap_or_default(),
         };
         section.finish();
         gateway

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Networks;
+use super::networks;
 use super::reader::Reader;
+use crate::addr::Networks;
 
 /// Who may be in the set, and what keeps a dataserver in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,9 @@ pub struct Registry {
     pub capacity: usize,
     /// How many new ones may join in a second; more are refused until the next. Default 1000, at most a million.
     pub join_rate: usize,
+    /// How many may join within a `ttl` and get requests at once. Of a crowd each has to pass a probe first. Default 16,
+    /// at most a million.
+    pub trusted_joins: usize,
     /// The networks that dataservers may be in; a host name must lead into one. Default none: wherever may be dialled.
     pub allow: Option<Networks>,
     /// The file that the set is kept in, so that a gateway that starts again knows whom to probe. Default none.
@@ -67,7 +71,8 @@ impl Registry {
             sweep_interval: section.within("sweep_interval", millis(2_000), millis(10), millis(600_000)),
             capacity: section.within("capacity", 100_000, 1, 1_000_000),
             join_rate: section.within("join_rate", 1_000, 1, 1_000_000),
-            allow: Networks::read_optional(&mut section, "allow"),
+            trusted_joins: section.within("trusted_joins", 16, 0, 1_000_000),
+            allow: networks::read(&mut section, "allow"),
             snapshot: section.optional::<String>("snapshot").map(PathBuf::from),
             probe: Probe::read(section.section("probe")),
             ejection: Ejection::read(section.section("ejection")),

@@ -6,31 +6,38 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::addr::OwnListeners;
+use crate::addr::Dialable;
 use crate::heartbeat::{Heartbeat, Refusal};
 use crate::metrics::Metrics;
 use crate::protocol::Protocol;
-use crate::registry::{Recorded, Registry};
+use crate::registry::{Beat, Reason, Recorded, Registry};
 
 /// Every label of `gateway_heartbeats_total{result}`.
-pub const RESULTS: [&str; 4 + Refusal::ALL.len()] = {
-    let mut results = [JOINED, REFRESHED, STALE, FULL, "", "", "", "", "", "", "", "", "", "", "", "", ""];
-    // The labels of refusals come from the refusals: this fails to compile when their number changes.
+pub const RESULTS: [&str; TAKEN.len() + Refusal::ALL.len()] = {
+    let mut results = [""; TAKEN.len() + Refusal::ALL.len()];
     let mut n = 0;
-    while n < Refusal::ALL.len() {
+    while n < results.len() {
         #[expect(clippy::indexing_slicing, reason = "at compile time")]
         {
-            results[4 + n] = Refusal::ALL[n].label();
+            results[n] = if n < TAKEN.len() { TAKEN[n] } else { Refusal::ALL[n - TAKEN.len()].label() };
         }
         n += 1;
     }
     results
 };
 
+/// What came of a heartbeat that could be read.
+const TAKEN: [&str; 9] = [JOINED, REFRESHED, DRAINING, GOODBYE, STALE, SUPERSEDED, CONFLICT, FULL, JOIN_RATE];
+
 const JOINED: &str = "joined";
 const REFRESHED: &str = "refreshed";
 const STALE: &str = "stale";
 const FULL: &str = "full";
+const DRAINING: &str = "draining";
+const GOODBYE: &str = "goodbye";
+const SUPERSEDED: &str = "superseded";
+const CONFLICT: &str = "conflict";
+const JOIN_RATE: &str = "join_rate";
 
 /// A bad heartbeat comes every few seconds, for as long as its sender lives: one line a minute tells of it.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -39,7 +46,7 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 pub struct Intake {
     registry: Registry,
     metrics: Metrics,
-    own: OwnListeners,
+    dialable: Dialable,
     /// What a dataserver speaks that does not say.
     protocol: Protocol,
     logged: Mutex<HashMap<&'static str, Instant>>,
@@ -54,10 +61,10 @@ pub(super) struct Message<'a> {
 }
 
 impl Intake {
-    /// Takes messages into this registry; `own` is what must not become a dataserver, and `protocol` what one
+    /// Takes messages into this registry; `dialable` is where dataservers may be, and `protocol` what one
     /// speaks that does not say.
-    pub fn new(registry: Registry, metrics: Metrics, own: OwnListeners, protocol: Protocol) -> Self {
-        Self { registry, metrics, own, protocol, logged: Mutex::default() }
+    pub fn new(registry: Registry, metrics: Metrics, dialable: Dialable, protocol: Protocol) -> Self {
+        Self { registry, metrics, dialable, protocol, logged: Mutex::default() }
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
@@ -78,20 +85,34 @@ impl Intake {
     fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
         let heartbeat = Heartbeat::decode(body)?;
         // A host name that leads here is seen through when it is resolved, before it is dialled.
-        if heartbeat.addr.socket_addr().is_some_and(|target| self.own.contains(target)) {
+        if heartbeat.addr.socket_addr().is_some_and(|target| self.dialable.is_own(target)) {
             return Err(Refusal::OwnListener);
         }
         Ok(heartbeat)
     }
 
-    fn record(&self, Heartbeat { addr, protocol, .. }: &Heartbeat, message: &Message<'_>) -> &'static str {
+    fn record(
+        &self,
+        Heartbeat { addr, protocol, phase, incarnation }: &Heartbeat,
+        message: &Message<'_>,
+    ) -> &'static str {
         let now = Instant::now();
         let age = age(message.timestamp);
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
         let protocol = protocol.unwrap_or(self.protocol);
-        let recorded = now
-            .checked_sub(age)
-            .map_or(Recorded::Stale, |sent| self.registry.record(addr, protocol, sent, now));
+        let recorded = now.checked_sub(age).map_or(Recorded::Stale, |sent| {
+            self.registry.record(
+                &Beat {
+                    addr,
+                    protocol,
+                    phase: *phase,
+                    incarnation: incarnation.as_ref(),
+                    sent,
+                    nsqd: message.nsqd,
+                },
+                now,
+            )
+        });
         match recorded {
             Recorded::Joined => {
                 self.metrics.joined();
@@ -114,6 +135,28 @@ impl Intake {
                     );
                 }
                 STALE
+            }
+            Recorded::Draining => {
+                self.metrics.heartbeat_taken();
+                DRAINING
+            }
+            Recorded::Left => {
+                self.metrics.evicted(Reason::Goodbye.label());
+                tracing::info!(dataserver = %addr, nsqd = message.nsqd, "dataserver left: it said goodbye");
+                GOODBYE
+            }
+            Recorded::Superseded => SUPERSEDED,
+            Recorded::Conflict => {
+                if self.may_log(CONFLICT) {
+                    tracing::warn!(dataserver = %addr, "two processes claim this address; the newer one has it");
+                }
+                CONFLICT
+            }
+            Recorded::TooFast => {
+                if self.may_log(JOIN_RATE) {
+                    tracing::warn!(dataserver = %addr, "registry.join_rate is reached: new dataservers are not taken");
+                }
+                JOIN_RATE
             }
             Recorded::Full => {
                 if self.may_log(FULL) {
@@ -153,10 +196,10 @@ mod tests {
     use super::*;
 
     fn intake() -> (Intake, Registry) {
-        let registry = Registry::new(Duration::from_secs(10), 2);
+        let registry = Registry::new(crate::registry::Settings { capacity: 2, ..Default::default() });
         let metrics = Metrics::new(0, &RESULTS, &[]).unwrap();
-        let own = OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
-        (Intake::new(registry.clone(), metrics, own, Protocol::Http1), registry)
+        let own = crate::addr::OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
+        (Intake::new(registry.clone(), metrics, Dialable::new(own, None), Protocol::Http1), registry)
     }
 
     fn take(intake: &Intake, body: &str, age_secs: i64) {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Worker;
 use super::pool::{Http1Connection, Upstream};
-use crate::addr::{Addr, is_dialable};
+use crate::addr::Addr;
 use crate::http1::{Client, Limits};
 use crate::registry::Failure;
 
@@ -38,8 +38,7 @@ async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Fai
         return TcpStream::connect(target).await.map_err(|_| Failure::Connect);
     }
     let targets = upstream.resolved.targets(&upstream.addr, worker.settings.timeouts.resolved).await?;
-    // A name is no way around what is refused of an address.
-    let may_dial = |target: &SocketAddr| is_dialable(target.ip()) && !worker.settings.own.contains(*target);
+    let may_dial = |target: &SocketAddr| worker.settings.dialable.permits(*target);
     let mut failure = Failure::Resolve;
     for target in targets.iter().copied().filter(may_dial) {
         match TcpStream::connect(target).await {

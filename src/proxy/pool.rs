@@ -6,14 +6,14 @@ mod http2;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::addr::Addr;
 use crate::http1::Upgraded;
-use crate::registry::{Entry, Shard};
+use crate::registry::{Entry, Failure, Shard};
 
 use super::connect::Resolved;
 
@@ -30,8 +30,7 @@ pub(super) struct Pool {
 pub(super) struct Upstream {
     pub(super) id: u64,
     pub(super) addr: Addr,
-    /// Gone when the dataserver has left the live set.
-    entry: Weak<Entry>,
+    entry: Arc<Entry>,
     pub(super) resolved: Resolved,
     /// Idle connections that are kept at most.
     most_idle: usize,
@@ -52,7 +51,7 @@ impl Pool {
             Rc::new(Upstream {
                 id: entry.id(),
                 addr: entry.addr().clone(),
-                entry: Arc::downgrade(entry),
+                entry: entry.clone(),
                 resolved: Resolved::default(),
                 most_idle: self.most_idle,
                 counts: entry.traffic().shard(worker),
@@ -67,11 +66,25 @@ impl Pool {
     pub(super) fn close_idle(&self, limit: Duration) {
         let now = Instant::now();
         self.upstreams.borrow_mut().retain(|_, upstream| {
-            let limit = if upstream.entry.strong_count() == 0 { Duration::ZERO } else { limit };
+            let limit = if upstream.entry.has_left() { Duration::ZERO } else { limit };
             upstream.http1.close_idle(now, limit);
             upstream.http2.close_idle(now, limit);
             !upstream.http1.is_empty() || !upstream.http2.is_empty() || Rc::strong_count(upstream) > 1
         });
+    }
+}
+
+impl Upstream {
+    /// It answered with this status.
+    pub(super) fn answered(&self, status: u16) {
+        self.counts.answered(status);
+        self.entry.answered(status);
+    }
+
+    /// It failed a request, on a connection that was kept from one before or on a new one.
+    pub(super) fn failed(&self, failure: Failure, was_kept: bool) {
+        self.counts.failed(failure);
+        self.entry.failed(failure, was_kept);
     }
 }
 

@@ -70,21 +70,27 @@ impl Failed {
 
     /// The dataserver's doing, before anything was sent.
     pub(super) fn unsent(routed: Routed, failure: Failure) -> Box<Self> {
-        Self::of_upstream(routed, failure, Left::Whole)
+        Self::of_upstream(routed, failure, false, Left::Whole)
     }
 
     /// The dataserver's doing, after something was sent.
     pub(super) fn sent(routed: Routed, failure: Failure) -> Box<Self> {
-        Self::of_upstream(routed, failure, Left::Sent)
+        Self::of_upstream(routed, failure, false, Left::Sent)
+    }
+
+    /// As [`sent`](Self::sent), on a connection that was kept from a request before: it may have been closed just then.
+    pub(super) fn sent_on_kept(routed: Routed) -> Box<Self> {
+        Self::of_upstream(routed, Failure::Closed, true, Left::Sent)
     }
 
     fn of_upstream(
         routed: Routed,
         failure: Failure,
+        was_kept: bool,
         left: impl FnOnce(Request<RequestBody>) -> Left,
     ) -> Box<Self> {
         let Routed { attempt: Attempt { request, mut tried, .. }, upstream, .. } = routed;
-        upstream.counts.failed(failure);
+        upstream.failed(failure, was_kept);
         tried.ids.push(upstream.id);
         let error = Error::Upstream { addr: upstream.addr.clone(), failure };
         Box::new(Self { error, left: left(request), tried })

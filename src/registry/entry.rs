@@ -1,30 +1,81 @@
 //! One dataserver.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::traffic::{Totals, Traffic};
+use super::history::{Event, History, What};
+use super::standing::{Doubt, Standing, State, Story};
+use super::traffic::{Failure, Totals, Traffic};
+use super::{Beat, Reason, Shared};
 use crate::addr::Addr;
+use crate::presence::{Incarnation, Phase, ProcessId};
 use crate::protocol::Protocol;
 
-/// A dataserver as the workers see it. Times are the registry's stamps.
+/// A dataserver as the workers see it.
 pub struct Entry {
     id: u64,
     addr: Addr,
-    joined: u64,
+    joined: Instant,
+    /// By the registry's clock, without pauses.
     last_heard: AtomicU64,
     heartbeats: AtomicU64,
+    failures_in_a_row: AtomicU32,
+    /// A copy of what the story comes to.
+    standing: AtomicU8,
+    has_left: AtomicBool,
     speaks_h2c: AtomicBool,
     traffic: Arc<Traffic>,
+    story: Mutex<Story>,
+    shared: Arc<Shared>,
+}
+
+/// What a heartbeat changed.
+#[derive(Clone, Copy)]
+pub(super) enum Heard {
+    Up,
+    Draining,
+    Goodbye,
+    Superseded,
+    Conflict,
+}
+
+/// What a probe changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// Nothing.
+    Unchanged,
+    /// The dataserver gets requests again.
+    Back,
+    /// It gets no more.
+    Out,
 }
 
 impl Entry {
     /// One that was not heard from yet.
-    pub(super) fn new(id: u64, addr: Addr, joined: u64, traffic: Arc<Traffic>) -> Self {
-        let (last_heard, heartbeats) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { id, addr, joined, last_heard, heartbeats, speaks_h2c: AtomicBool::new(false), traffic }
+    pub(super) fn new(
+        id: u64,
+        addr: Addr,
+        (traffic, history): (Arc<Traffic>, History),
+        now: Instant,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            id,
+            addr,
+            joined: now,
+            last_heard: AtomicU64::new(0),
+            heartbeats: AtomicU64::new(0),
+            failures_in_a_row: AtomicU32::new(0),
+            standing: AtomicU8::new(Standing::Live as u8),
+            has_left: AtomicBool::new(false),
+            speaks_h2c: AtomicBool::new(false),
+            traffic,
+            story: Mutex::new(Story::new(history)),
+            shared,
+        }
     }
 
     /// Never given twice, also not to a dataserver that comes back.
@@ -47,40 +98,296 @@ impl Entry {
         &self.traffic
     }
 
-    /// NSQ reorders: an older heartbeat that arrives later changes nothing but the count.
-    pub(super) fn hear(&self, sent: u64, protocol: Protocol) {
-        let before = self.last_heard.fetch_max(sent, Ordering::Relaxed);
-        if sent >= before {
-            self.speaks_h2c.store(protocol == Protocol::H2c, Ordering::Relaxed);
+    /// Whether it is no longer in the set: what is kept for it can go.
+    pub fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Relaxed)
+    }
+
+    /// It answered a request with this status.
+    pub fn answered(&self, status: u16) {
+        if status >= 500 && self.shared.ejection.answered_5xx {
+            self.count_failure();
+        } else if self.failures_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.failures_in_a_row.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// It failed a request, on a connection that was kept from one before or on a new one.
+    pub fn failed(&self, failure: Failure, was_kept: bool) {
+        match failure {
+            // It is busy, not ill.
+            Failure::Refused => return,
+            // Dataservers close what is idle; that it was just in use is nobody's fault.
+            Failure::Closed if was_kept => return,
+            Failure::Connect
+            | Failure::ConnectTimeout
+            | Failure::Resolve
+            | Failure::Closed
+            | Failure::Body => self.doubt(failure),
+            Failure::HeadTimeout | Failure::Protocol => {}
+        }
+        self.count_failure();
+    }
+
+    fn doubt(&self, failure: Failure) {
+        let mut story = self.story();
+        if story.doubt == Doubt::None && !self.has_left() {
+            story.doubt = Doubt::SUSPECT;
+            story.history.note(Instant::now(), What::Doubted(failure));
+            self.settle(&story);
+            self.shared.raise(&self.addr);
+        }
+    }
+
+    fn count_failure(&self) {
+        let failures = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let ejection = &self.shared.ejection;
+        if ejection.failures == 0 || failures < ejection.failures {
+            return;
+        }
+        let mut story = self.story();
+        let is_ejected = matches!(story.doubt, Doubt::Ejected { .. });
+        if is_ejected || story.standing() == Standing::Out || self.has_left() || !self.shared.may_eject() {
+            return;
+        }
+        let now = Instant::now();
+        let before = story.ejections.filter(|(_, over)| now < *over + ejection.max_duration);
+        let times = before.map_or(0, |(times, _)| times);
+        let lasts = ejection.duration.saturating_mul(1 << times.min(16)).min(ejection.max_duration);
+        story.doubt = Doubt::Ejected { until: now + lasts };
+        story.ejections = Some((times.saturating_add(1), now + lasts));
+        story.history.note(now, What::Ejected(failures, lasts));
+        self.settle(&story);
+        self.shared.raise(&self.addr);
+    }
+
+    /// When the next probe is due by what is thought of it; `None` if there is no doubt.
+    pub fn probe_due(&self, interval: Duration) -> Option<Instant> {
+        if self.has_left() { None } else { self.story().probe_due(interval, self.joined) }
+    }
+
+    /// Whether it has to pass a probe before it gets requests for the first time.
+    pub fn is_on_probation(&self) -> bool {
+        self.story().is_on_probation()
+    }
+
+    /// Whether it gets requests.
+    pub fn state(&self) -> State {
+        self.standing().into()
+    }
+
+    /// What happened to it last.
+    pub fn last_event(&self) -> Option<Event> {
+        self.story().history.last().cloned()
+    }
+
+    /// It could not be probed: that says nothing about it.
+    pub fn not_probed(&self, now: Instant) {
+        self.story().last_probe = Some(now);
+    }
+
+    /// A probe came back: passed, or failed for this reason.
+    pub fn probed(&self, result: Result<(), String>, now: Instant) -> Probed {
+        let mut story = self.story();
+        let before = story.standing();
+        story.last_probe = Some(now);
+        match (result, story.doubt) {
+            (Ok(()), Doubt::None) => {}
+            (Ok(()), doubt) => {
+                if matches!(doubt, Doubt::Ejected { .. }) {
+                    self.failures_in_a_row.store(0, Ordering::Relaxed);
+                    self.shared.eject_ended();
+                }
+                story.doubt = Doubt::None;
+                story.history.note(now, What::ProbePassed);
+            }
+            (Err(why), doubt) => {
+                let (since, times, proven) = match doubt {
+                    Doubt::Suspect { failing: Some((since, times)), proven, .. } => (since, times, proven),
+                    Doubt::Suspect { proven, .. } => (now, 0, proven),
+                    Doubt::Ejected { .. } => {
+                        self.shared.eject_ended();
+                        (now, 0, true)
+                    }
+                    Doubt::None => (now, 0, true),
+                };
+                if times == 0 {
+                    story.history.note(now, What::ProbeFailed(why.into()));
+                }
+                let failing = Some((since, times.saturating_add(1)));
+                story.doubt = Doubt::Suspect { failing, proven, heard: false };
+            }
+        }
+        self.settle(&story);
+        match (before, story.standing()) {
+            (Standing::Out, Standing::Out) => Probed::Unchanged,
+            (_, Standing::Out) => Probed::Out,
+            (before, after) if before == after => Probed::Unchanged,
+            _ => Probed::Back,
+        }
+    }
+
+    /// Takes a heartbeat in that is not older than the TTL.
+    pub(super) fn hear(&self, beat: &Beat<'_>, heard_at: u64, now: Instant) -> Heard {
+        let mut story = self.story();
+        let is_newest = match (&story.incarnation, beat.incarnation) {
+            (Some(known), Some(speaks)) if known.id == speaks.id => speaks.seq > known.seq,
+            (_, Some(speaks)) if story.replaced.contains(&speaks.id) => {
+                return Self::refuse(&mut story, beat, &speaks.id, now);
+            }
+            _ => story.newest.is_none_or(|newest| beat.sent >= newest),
+        };
+        let is_same = story.is_by_same_process(beat);
+        if !is_newest && !is_same {
+            return Heard::Superseded;
+        }
+        let before = self.last_heard.fetch_max(heard_at, Ordering::Relaxed);
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
+        if !is_newest {
+            // NSQ reorders: what was overtaken says nothing new.
+            return Heard::Up;
+        }
+        if beat.phase == Phase::Down {
+            story.newest = Some(beat.sent);
+            story.incarnation = beat.incarnation.cloned().or(story.incarnation.take());
+            return Heard::Goodbye;
+        }
+        if before != 0 {
+            let silence = Duration::from_nanos(heard_at.saturating_sub(before));
+            if silence > self.shared.clock.ttl() / 2 + self.shared.clock.allowance() {
+                story.history.note(now, What::Gap(silence));
+            }
+        }
+        self.follow(&mut story, beat, is_same, now);
+        match story.phase {
+            Phase::Up => Heard::Up,
+            Phase::Draining | Phase::Down => Heard::Draining,
+        }
     }
 
-    pub(super) fn is_live(&self, oldest_live: u64) -> bool {
-        self.last_heard() >= oldest_live
+    /// Makes the story that of the newest heartbeat.
+    fn follow(&self, story: &mut Story, beat: &Beat<'_>, is_same: bool, now: Instant) {
+        story.newest = story.newest.max(Some(beat.sent));
+        self.speaks_h2c.store(beat.protocol == Protocol::H2c, Ordering::Relaxed);
+        if is_same {
+            if beat.incarnation.is_some() {
+                story.incarnation = beat.incarnation.cloned();
+            }
+        } else {
+            story.replace(beat.incarnation.cloned());
+            if let Some(by) = beat.incarnation {
+                story.history.note(now, What::Replaced(by.id.clone()));
+            }
+            // What was thought of the process before says nothing about this one.
+            if matches!(story.doubt, Doubt::Ejected { .. }) {
+                self.shared.eject_ended();
+            }
+            if !story.is_on_probation() {
+                story.doubt = Doubt::None;
+                self.failures_in_a_row.store(0, Ordering::Relaxed);
+            }
+        }
+        if story.phase != beat.phase {
+            let draining = beat.phase == Phase::Draining;
+            story.history.note(now, if draining { What::Draining } else { What::Serving });
+            story.phase = beat.phase;
+        }
+        if let Doubt::Suspect { heard, .. } = &mut story.doubt
+            && !*heard
+        {
+            *heard = true;
+            self.shared.raise(&self.addr);
+        }
+        self.settle(story);
     }
 
-    pub(super) fn last_heard(&self) -> u64 {
-        self.last_heard.load(Ordering::Relaxed)
+    /// A heartbeat of a process whose place was taken.
+    fn refuse(story: &mut Story, beat: &Beat<'_>, id: &ProcessId, now: Instant) -> Heard {
+        if story.newest.is_some_and(|newest| beat.sent <= newest) {
+            return Heard::Superseded;
+        }
+        let is_told = story.history.last().is_some_and(|last| last.what == What::Conflict(id.clone()));
+        if !is_told {
+            story.history.note(now, What::Conflict(id.clone()));
+        }
+        Heard::Conflict
     }
 
-    pub(super) fn joined(&self) -> u64 {
-        self.joined
+    /// Before it is in the set.
+    pub(super) fn begin(&self, what: What, doubt: Doubt, now: Instant) {
+        let mut story = self.story();
+        story.doubt = doubt;
+        story.history.note(now, what);
+        self.settle(&story);
+    }
+
+    /// It was heard at this time, though no heartbeat came.
+    pub(super) fn presume(&self, heard_at: u64, protocol: Protocol, incarnation: Option<Incarnation>) {
+        self.last_heard.store(heard_at, Ordering::Relaxed);
+        self.speaks_h2c.store(protocol == Protocol::H2c, Ordering::Relaxed);
+        self.story().incarnation = incarnation;
+    }
+
+    /// It leaves the set. Returns what happened to it.
+    pub(super) fn leave(&self, reason: Reason, silence: Duration, now: Instant) -> History {
+        let mut story = self.story();
+        self.has_left.store(true, Ordering::Relaxed);
+        if matches!(story.doubt, Doubt::Ejected { .. }) {
+            self.shared.eject_ended();
+        }
+        story.history.note(now, What::Left(reason, silence));
+        story.history.clone()
+    }
+
+    /// Makes what workers see what the story says.
+    fn settle(&self, story: &Story) {
+        let standing = story.standing() as u8;
+        if self.standing.swap(standing, Ordering::Relaxed) != standing {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    pub(super) fn story(&self) -> MutexGuard<'_, Story> {
+        self.story.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        Standing::of(self.standing.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn is_heard_since(&self, oldest: u64) -> bool {
+        self.last_heard.load(Ordering::Relaxed) >= oldest
+    }
+
+    /// By the registry's clock.
+    pub(super) fn silence(&self, running: u64) -> Duration {
+        Duration::from_nanos(running.saturating_sub(self.last_heard.load(Ordering::Relaxed)))
     }
 
     pub(super) fn heartbeats(&self) -> u64 {
         self.heartbeats.load(Ordering::Relaxed)
     }
 
-    pub(super) fn view(&self, instant: impl Fn(u64) -> Instant) -> Dataserver {
+    pub(super) fn joined(&self) -> Instant {
+        self.joined
+    }
+
+    pub(super) fn view(&self, running: u64, now: Instant) -> Dataserver {
+        let process = self.story().incarnation.as_ref().map(|incarnation| incarnation.id.clone());
         Dataserver {
             addr: self.addr.clone(),
             protocol: self.protocol(),
-            joined: instant(self.joined),
-            last_heard: instant(self.last_heard()),
+            state: self.standing().into(),
+            process,
+            joined: self.joined,
+            last_heard: now.checked_sub(self.silence(running)).unwrap_or(self.joined),
             heartbeats: self.heartbeats(),
             totals: self.traffic.totals(),
         }
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.story().history.events()
     }
 }
 
@@ -91,9 +398,13 @@ pub struct Dataserver {
     pub addr: Addr,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Whether it gets requests.
+    pub state: State,
+    /// Which process it is, if it says so.
+    pub process: Option<ProcessId>,
     /// When its first heartbeat came.
     pub joined: Instant,
-    /// When it sent the last heartbeat that came.
+    /// When it sent the last heartbeat that came; without the time that the gateway itself stood still.
     pub last_heard: Instant,
     /// How many heartbeats came.
     pub heartbeats: u64,

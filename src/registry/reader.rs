@@ -6,6 +6,7 @@ use arc_swap::Cache;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::standing::Standing;
 use super::{Entry, Inner, Registry};
 use crate::protocol::Protocol;
 
@@ -17,33 +18,61 @@ const TRIES: usize = 8;
 /// whether there is a newer one, so that a pick touches no count shared between cores.
 pub struct Reader {
     registry: Registry,
-    snapshot: Cache<Handle, Arc<Vec<Arc<Entry>>>>,
+    rotation: Cache<Handle, Arc<Rotation>>,
 }
 
-/// Lets the cache hold the registry and see the snapshot in it.
+/// Whom to pick from.
+#[derive(Default)]
+pub(super) struct Rotation {
+    /// Those that stand well.
+    live: Vec<Arc<Entry>>,
+    /// Those that are better than nobody.
+    rest: Vec<Arc<Entry>>,
+}
+
+impl Rotation {
+    pub(super) fn of(entries: impl Iterator<Item = Arc<Entry>>) -> Self {
+        let mut rotation = Self::default();
+        for entry in entries {
+            match entry.standing() {
+                Standing::Live => rotation.live.push(entry),
+                Standing::Doubted | Standing::Draining | Standing::Ejected => rotation.rest.push(entry),
+                Standing::Out => {}
+            }
+        }
+        rotation
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.live.len() + self.rest.len()
+    }
+}
+
+/// Lets the cache hold the registry and see the rotation in it.
 struct Handle(Arc<Inner>);
 
 impl std::ops::Deref for Handle {
-    type Target = arc_swap::ArcSwap<Vec<Arc<Entry>>>;
+    type Target = arc_swap::ArcSwap<Rotation>;
 
     fn deref(&self) -> &Self::Target {
-        &self.0.snapshot
+        &self.0.rotation
     }
 }
 
 impl Reader {
     pub(super) fn new(registry: Registry) -> Self {
-        let snapshot = Cache::new(Handle(registry.inner.clone()));
-        Self { registry, snapshot }
+        let rotation = Cache::new(Handle(registry.inner.clone()));
+        Self { registry, rotation }
     }
 
     /// Lets go of a snapshot that is no longer the newest: who is not asked to pick holds on to who has left.
     pub fn refresh(&mut self) {
-        self.snapshot.load();
+        self.rotation.load();
     }
 
-    /// A random live entry whose id is not among `tried`; every live entry is as likely as another.
-    /// `None` only if there is none.
+    /// A random live entry whose id is not among `tried`; every live entry is as likely as another. If there is none,
+    /// one that is doubted, drains or was ejected. `None` only if there is none of these either.
     pub fn pick(&mut self, now: Instant, rng: &mut impl Rng, tried: &[u64]) -> Option<&Arc<Entry>> {
         self.pick_if(now, rng, |entry| !tried.contains(&entry.id()))
     }
@@ -65,22 +94,35 @@ impl Reader {
         rng: &mut impl Rng,
         suits: impl Fn(&Entry) -> bool,
     ) -> Option<&Arc<Entry>> {
-        let oldest_live = self.registry.inner.oldest_live(now);
-        let entries = self.snapshot.load();
-        if entries.is_empty() {
-            return None;
-        }
-        let serves = |entry: &Entry| entry.is_live(oldest_live) && suits(entry);
-
-        let mut index = 0;
-        for _ in 0..TRIES {
-            index = rng.random_range(0..entries.len());
-            if entries.get(index).is_some_and(|entry| serves(entry)) {
-                return entries.get(index);
-            }
-        }
-        // Most have expired or were tried: whoever is left is found, from a random place on.
-        let (before, after) = entries.split_at_checked(index)?;
-        after.iter().chain(before).find(|entry| serves(entry))
+        let oldest_live = self.registry.inner.shared.clock.oldest_live(now);
+        let rotation = self.rotation.load();
+        let serves = |entry: &Entry| entry.is_heard_since(oldest_live) && suits(entry);
+        any(&rotation.live, rng, |entry| entry.standing() == Standing::Live && serves(entry)).or_else(|| {
+            // In either part: who was live may be doubted since, and who was doubted live.
+            let is_better_than_nobody = |entry: &Entry| entry.standing() != Standing::Out && serves(entry);
+            any(&rotation.rest, rng, is_better_than_nobody)
+                .or_else(|| any(&rotation.live, rng, is_better_than_nobody))
+        })
     }
+}
+
+/// A random one of those that serve.
+fn any<'a>(
+    entries: &'a [Arc<Entry>],
+    rng: &mut impl Rng,
+    serves: impl Fn(&Entry) -> bool,
+) -> Option<&'a Arc<Entry>> {
+    if entries.is_empty() {
+        return None;
+    }
+    let mut index = 0;
+    for _ in 0..TRIES {
+        index = rng.random_range(0..entries.len());
+        if entries.get(index).is_some_and(|entry| serves(entry)) {
+            return entries.get(index);
+        }
+    }
+    // Most have expired or were tried: whoever is left is found, from a random place on.
+    let (before, after) = entries.split_at_checked(index)?;
+    after.iter().chain(before).find(|entry| serves(entry))
 }

@@ -12,8 +12,24 @@ fn addr(n: usize) -> Addr {
     format!("10.{}.{}.{}:80", n >> 16 & 255, n >> 8 & 255, n & 255).parse().unwrap()
 }
 
+fn settings() -> Settings {
+    Settings { join_rate: 1_000_000, trusted_joins: 1_000_000, ..Settings::default() }
+}
+
 fn registry() -> Registry {
-    Registry::new(TTL, 100_000)
+    Registry::new(settings())
+}
+
+fn beat(addr: &Addr, sent: Instant) -> Beat<'_> {
+    let (protocol, phase) = (Protocol::Http1, Phase::Up);
+    Beat { addr, protocol, phase, incarnation: None, sent, nsqd: "nsqd:4150" }
+}
+
+impl Registry {
+    /// A plain heartbeat.
+    fn hear(&self, addr: &Addr, sent: Instant, now: Instant) -> Recorded {
+        self.record(&beat(addr, sent), now)
+    }
 }
 
 fn picks(registry: &Registry, now: Instant, times: usize) -> HashMap<String, usize> {
@@ -30,26 +46,23 @@ fn picks(registry: &Registry, now: Instant, times: usize) -> HashMap<String, usi
 #[test]
 fn a_first_heartbeat_joins_and_the_next_refreshes() {
     let (registry, now) = (registry(), Instant::now());
-    assert_eq!(registry.record(&addr(1), Protocol::Http1, now, now), Recorded::Joined);
-    assert_eq!(registry.record(&addr(1), Protocol::Http1, now, now), Recorded::Refreshed);
+    assert_eq!(registry.hear(&addr(1), now, now), Recorded::Joined);
+    assert_eq!(registry.hear(&addr(1), now, now), Recorded::Refreshed);
     assert_eq!(registry.get(&addr(1), now).unwrap().heartbeats, 2);
 }
 
 #[test]
 fn a_heartbeat_older_than_the_ttl_is_stale_and_joins_nobody() {
     let (registry, now) = (registry(), Instant::now() + TTL * 2);
-    assert_eq!(
-        registry.record(&addr(1), Protocol::Http1, now - TTL - Duration::from_nanos(1), now),
-        Recorded::Stale
-    );
+    assert_eq!(registry.hear(&addr(1), now - TTL - Duration::from_nanos(1), now), Recorded::Stale);
     assert_eq!(registry.live(now), 0);
-    assert_eq!(registry.record(&addr(1), Protocol::Http1, now - TTL, now), Recorded::Joined);
+    assert_eq!(registry.hear(&addr(1), now - TTL, now), Recorded::Joined);
 }
 
 #[test]
 fn a_delayed_heartbeat_gives_only_the_time_that_it_has_left() {
     let (registry, now) = (registry(), Instant::now() + TTL);
-    registry.record(&addr(1), Protocol::Http1, now - Duration::from_secs(7), now);
+    registry.hear(&addr(1), now - Duration::from_secs(7), now);
     assert_eq!(registry.live(now + Duration::from_secs(3)), 1);
     assert_eq!(registry.live(now + Duration::from_millis(3001)), 0);
 }
@@ -57,18 +70,18 @@ fn a_delayed_heartbeat_gives_only_the_time_that_it_has_left() {
 #[test]
 fn a_reordered_heartbeat_takes_no_time_away() {
     let (registry, now) = (registry(), Instant::now() + TTL);
-    registry.record(&addr(1), Protocol::Http1, now, now);
-    registry.record(&addr(1), Protocol::Http1, now - Duration::from_secs(5), now);
+    registry.hear(&addr(1), now, now);
+    registry.hear(&addr(1), now - Duration::from_secs(5), now);
     assert_eq!(registry.live(now + TTL), 1);
 }
 
 #[test]
 fn an_expired_entry_is_not_picked_even_if_nobody_sweeps() {
     let (registry, now) = (registry(), Instant::now());
-    registry.record(&addr(1), Protocol::Http1, now, now);
-    registry.record(&addr(2), Protocol::Http1, now, now);
+    registry.hear(&addr(1), now, now);
+    registry.hear(&addr(2), now, now);
     registry.publish();
-    registry.record(&addr(2), Protocol::Http1, now + TTL, now + TTL);
+    registry.hear(&addr(2), now + TTL, now + TTL);
     let later = now + TTL + Duration::from_secs(1);
     assert_eq!(picks(&registry, later, 1000), HashMap::from([(addr(2).to_string(), 1000)]));
 }
@@ -77,10 +90,10 @@ fn an_expired_entry_is_not_picked_even_if_nobody_sweeps() {
 fn the_last_live_one_among_thousands_of_expired_is_found() {
     let (registry, now) = (registry(), Instant::now());
     for n in 0..5000 {
-        registry.record(&addr(n), Protocol::Http1, now, now);
+        registry.hear(&addr(n), now, now);
     }
     registry.publish();
-    registry.record(&addr(4321), Protocol::Http1, now + TTL, now + TTL);
+    registry.hear(&addr(4321), now + TTL, now + TTL);
     let later = now + TTL + Duration::from_secs(1);
     assert_eq!(picks(&registry, later, 100), HashMap::from([(addr(4321).to_string(), 100)]));
 }
@@ -88,10 +101,10 @@ fn the_last_live_one_among_thousands_of_expired_is_found() {
 #[test]
 fn the_sweep_removes_the_silent_and_says_for_how_long_they_were() {
     let (registry, now) = (registry(), Instant::now());
-    registry.record(&addr(1), Protocol::Http1, now, now);
-    registry.record(&addr(2), Protocol::Http1, now, now);
-    registry.record(&addr(2), Protocol::Http1, now + TTL, now + TTL);
-    let evicted = registry.sweep(now + TTL + Duration::from_secs(2));
+    registry.hear(&addr(1), now, now);
+    registry.hear(&addr(2), now, now);
+    registry.hear(&addr(2), now + TTL, now + TTL);
+    let evicted = registry.sweep(now + TTL + Duration::from_secs(2), Duration::ZERO);
     assert_eq!(evicted.len(), 1);
     assert_eq!(evicted[0].addr, addr(1));
     assert_eq!(evicted[0].silent_for, Duration::from_secs(12));
@@ -101,21 +114,21 @@ fn the_sweep_removes_the_silent_and_says_for_how_long_they_were() {
 
 #[test]
 fn a_full_registry_keeps_those_it_has_and_takes_new_ones_when_there_is_room() {
-    let (registry, now) = (Registry::new(TTL, 2), Instant::now());
-    assert_eq!(registry.record(&addr(1), Protocol::Http1, now, now), Recorded::Joined);
-    assert_eq!(registry.record(&addr(2), Protocol::Http1, now, now), Recorded::Joined);
-    assert_eq!(registry.record(&addr(3), Protocol::Http1, now, now), Recorded::Full);
-    assert_eq!(registry.record(&addr(1), Protocol::Http1, now, now), Recorded::Refreshed);
+    let (registry, now) = (Registry::new(Settings { capacity: 2, ..settings() }), Instant::now());
+    assert_eq!(registry.hear(&addr(1), now, now), Recorded::Joined);
+    assert_eq!(registry.hear(&addr(2), now, now), Recorded::Joined);
+    assert_eq!(registry.hear(&addr(3), now, now), Recorded::Full);
+    assert_eq!(registry.hear(&addr(1), now, now), Recorded::Refreshed);
     let later = now + TTL + Duration::from_secs(1);
-    registry.sweep(later);
-    assert_eq!(registry.record(&addr(3), Protocol::Http1, later, later), Recorded::Joined);
+    registry.sweep(later, Duration::ZERO);
+    assert_eq!(registry.hear(&addr(3), later, later), Recorded::Joined);
 }
 
 #[test]
 fn every_live_one_is_as_likely_as_another() {
     let (registry, now) = (registry(), Instant::now());
     for n in 0..10 {
-        registry.record(&addr(n), Protocol::Http1, now, now);
+        registry.hear(&addr(n), now, now);
     }
     registry.publish();
     let seen = picks(&registry, now, 100_000);
@@ -128,7 +141,7 @@ fn every_live_one_is_as_likely_as_another() {
 fn one_that_was_tried_is_not_picked_again() {
     let (registry, now) = (registry(), Instant::now());
     for n in 0..3 {
-        registry.record(&addr(n), Protocol::Http1, now, now);
+        registry.hear(&addr(n), now, now);
     }
     registry.publish();
     let (mut reader, mut rng) = (registry.reader(), SmallRng::seed_from_u64(7));
@@ -143,14 +156,14 @@ fn one_that_was_tried_is_not_picked_again() {
 #[test]
 fn counts_go_on_when_a_dataserver_comes_back() {
     let (registry, now) = (registry(), Instant::now());
-    registry.record(&addr(1), Protocol::Http1, now, now);
+    registry.hear(&addr(1), now, now);
     registry.publish();
     let mut reader = registry.reader();
     let shard = reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).unwrap().traffic().shard(0);
     shard.answered(200);
     let later = now + TTL * 2;
-    registry.sweep(later);
-    registry.record(&addr(1), Protocol::Http1, later, later);
+    registry.sweep(later, Duration::ZERO);
+    registry.hear(&addr(1), later, later);
     assert_eq!(registry.get(&addr(1), later).unwrap().totals.requests(), 1);
     shard.failed(Failure::Connect);
     assert_eq!(registry.get(&addr(1), later).unwrap().totals.failures(), 1);
@@ -164,18 +177,18 @@ async fn many_joins_share_few_snapshots() {
         async move { registry.publish_changes().await }
     });
     let mut published = 0;
-    let mut last = registry.inner.snapshot.load_full();
+    let mut last = registry.inner.rotation.load_full();
     for n in 0..10_000 {
-        registry.record(&addr(n), Protocol::Http1, Instant::now(), Instant::now());
+        registry.hear(&addr(n), Instant::now(), Instant::now());
         if n % 10 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let now = registry.inner.snapshot.load_full();
+        let now = registry.inner.rotation.load_full();
         published += usize::from(!Arc::ptr_eq(&last, &now));
         last = now;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(registry.inner.snapshot.load().len(), 10_000);
+    assert_eq!(registry.inner.rotation.load().len(), 10_000);
     assert!((2..=200).contains(&published), "{published} snapshots");
     publisher.abort();
 }
@@ -192,10 +205,10 @@ proptest! {
         let mut last = HashMap::new();
         for ((who, seconds), sweep) in heard.into_iter().zip(sweeps) {
             now += Duration::from_secs(seconds / 6);
-            registry.record(&addr(who), Protocol::Http1, now, now);
+            registry.hear(&addr(who), now, now);
             last.insert(who, now);
             if sweep {
-                registry.sweep(now);
+                registry.sweep(now, Duration::ZERO);
             }
         }
         registry.publish();
@@ -209,14 +222,200 @@ proptest! {
 
 #[test]
 fn what_a_dataserver_speaks_follows_its_newest_heartbeat() {
-    let registry = Registry::new(TTL, 10);
+    let registry = registry();
     let now = Instant::now();
     let speaks = |age: u64, protocol| {
-        registry.record(&addr(1), protocol, now - Duration::from_secs(age), now);
-        registry.get(&addr(1), now).unwrap().protocol
+        let addr = addr(1);
+        registry.record(&Beat { protocol, ..beat(&addr, now - Duration::from_secs(age)) }, now);
+        registry.get(&addr, now).unwrap().protocol
     };
     assert_eq!(speaks(5, Protocol::H2c), Protocol::H2c);
     assert_eq!(speaks(6, Protocol::Http1), Protocol::H2c, "an older one that came later");
     assert_eq!(speaks(4, Protocol::Http1), Protocol::Http1);
     assert_eq!(speaks(4, Protocol::H2c), Protocol::H2c);
+}
+
+fn incarnation(id: &str, seq: u64) -> Incarnation {
+    Incarnation { id: id.parse().unwrap(), seq }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_goodbye_removes_it_and_what_was_said_before_does_not_bring_it_back() {
+    let (registry, addr, now) = (registry(), addr(1), Instant::now() + TTL);
+    let says = |phase, seq, sent| {
+        let spoken = incarnation("a", seq);
+        registry.record(&Beat { phase, incarnation: Some(&spoken), ..beat(&addr, sent) }, now)
+    };
+    assert_eq!(says(Phase::Up, 1, now - 3 * SECOND), Recorded::Joined);
+    assert_eq!(says(Phase::Draining, 3, now - SECOND), Recorded::Draining);
+    assert_eq!(registry.get(&addr, now).unwrap().state, State::Draining);
+    assert_eq!(says(Phase::Up, 2, now), Recorded::Refreshed, "overtaken, and of no effect");
+    assert_eq!(registry.get(&addr, now).unwrap().state, State::Draining);
+    assert_eq!(says(Phase::Down, 4, now - SECOND), Recorded::Left);
+    assert_eq!(says(Phase::Up, 2, now), Recorded::Superseded);
+    assert_eq!(registry.hear(&addr, now - 2 * SECOND, now), Recorded::Superseded, "without a name, before");
+    assert_eq!(registry.live(now), 0);
+    let next = incarnation("b", 1);
+    let joined = registry.record(&Beat { incarnation: Some(&next), ..beat(&addr, now) }, now);
+    assert_eq!(joined, Recorded::Joined, "the next process");
+}
+
+#[test]
+fn an_older_process_never_takes_the_place_of_a_newer_one() {
+    let (registry, addr, now) = (registry(), addr(1), Instant::now() + TTL);
+    let says = |id, seq, sent| {
+        let spoken = incarnation(id, seq);
+        registry.record(&Beat { incarnation: Some(&spoken), ..beat(&addr, sent) }, now)
+    };
+    assert_eq!(says("a", 1, now - 5 * SECOND), Recorded::Joined);
+    assert_eq!(says("b", 1, now - 3 * SECOND), Recorded::Refreshed);
+    assert_eq!(registry.get(&addr, now).unwrap().process.unwrap().as_str(), "b");
+    assert_eq!(says("a", 2, now - 4 * SECOND), Recorded::Superseded);
+    assert_eq!(says("c", 1, now - 4 * SECOND), Recorded::Superseded, "never seen, and too old");
+    assert_eq!(says("a", 3, now), Recorded::Conflict, "still there");
+    assert_eq!(registry.get(&addr, now).unwrap().process.unwrap().as_str(), "b");
+    let kinds: Vec<_> = registry.events(&addr).unwrap().iter().map(|event| event.what.kind()).collect();
+    assert_eq!(kinds, ["joined", "replaced", "conflict"]);
+}
+
+fn picked(registry: &Registry, now: Instant) -> Option<Arc<Entry>> {
+    registry.publish();
+    registry.reader().pick(now, &mut SmallRng::seed_from_u64(7), &[]).cloned()
+}
+
+#[test]
+fn one_that_refuses_is_doubted_by_all_until_a_probe_settles_it() {
+    let (registry, now) = (registry(), Instant::now());
+    registry.hear(&addr(1), now, now);
+    registry.hear(&addr(2), now, now);
+    registry.publish();
+    let mut reader = registry.reader();
+    let one = registry.entry(&addr(1)).unwrap();
+    one.failed(Failure::Closed, true);
+    assert_eq!(one.state(), State::Live, "what was kept may have been closed");
+    one.failed(Failure::Connect, false);
+    // At once, with the snapshot from before.
+    let two = addr(2);
+    for _ in 0..100 {
+        assert_eq!(reader.pick(now, &mut SmallRng::from_os_rng(), &[]).unwrap().addr(), &two);
+    }
+    assert_eq!(registry.take_doubtful().len(), 1);
+    assert_eq!(one.probed(Err("refused".to_owned()), now), Probed::Out);
+    registry.entry(&two).unwrap().failed(Failure::Connect, false);
+    assert_eq!(picked(&registry, now).unwrap().addr(), &two, "doubted, and better than nobody");
+    registry.entry(&two).unwrap().probed(Err("refused".to_owned()), now);
+    assert!(picked(&registry, now).is_none(), "known to be dead");
+    assert_eq!(one.probed(Ok(()), now), Probed::Back);
+    assert_eq!(picked(&registry, now).unwrap().addr(), &addr(1));
+}
+
+#[test]
+fn one_that_fails_all_it_gets_is_ejected_but_never_most_of_them() {
+    let (registry, now) = (registry(), Instant::now());
+    let entries: Vec<_> = (0..4)
+        .map(|n| {
+            registry.hear(&addr(n), now, now);
+            registry.entry(&addr(n)).unwrap()
+        })
+        .collect();
+    for entry in &entries {
+        for _ in 0..4 {
+            entry.failed(Failure::HeadTimeout, false);
+        }
+        assert_eq!(entry.state(), State::Live);
+        entry.answered(200);
+        for _ in 0..5 {
+            entry.failed(Failure::HeadTimeout, false);
+        }
+    }
+    assert_eq!(registry.states(now), [2, 0, 0, 2]);
+    let due = entries[0].probe_due(SECOND).unwrap();
+    assert!(due > now + 9 * SECOND && due < now + 11 * SECOND, "{:?}", due - now);
+    assert_eq!(entries[0].probed(Ok(()), now), Probed::Back);
+    for _ in 0..5 {
+        entries[0].failed(Failure::Protocol, false);
+    }
+    let due = entries[0].probe_due(SECOND).unwrap();
+    assert!(due > now + 19 * SECOND, "twice as long: {:?}", due - now);
+}
+
+#[test]
+fn an_answered_5xx_is_no_failure_unless_it_is_said_so() {
+    let ejection = Ejection { answered_5xx: true, ..settings().ejection };
+    for (registry, state) in
+        [(registry(), State::Live), (Registry::new(Settings { ejection, ..settings() }), State::Ejected)]
+    {
+        let now = Instant::now();
+        registry.hear(&addr(1), now, now);
+        registry.hear(&addr(2), now, now);
+        let entry = registry.entry(&addr(1)).unwrap();
+        (0..5).for_each(|_| entry.answered(503));
+        assert_eq!(entry.state(), state);
+    }
+}
+
+#[test]
+fn a_crowd_of_newcomers_has_to_pass_a_probe_and_comes_no_faster_than_it_may() {
+    let registry = Registry::new(Settings { join_rate: 50, trusted_joins: 3, ..settings() });
+    let now = Instant::now();
+    let joined = (0..100).filter(|n| registry.hear(&addr(*n), now, now) == Recorded::Joined).count();
+    assert_eq!(joined, 50);
+    assert_eq!(registry.states(now), [3, 47, 0, 0]);
+    assert_eq!(registry.take_doubtful().len(), 47);
+    let newcomer = registry.entry(&addr(10)).unwrap();
+    assert_eq!(newcomer.probed(Err("refused".to_owned()), now), Probed::Unchanged);
+    assert_eq!(newcomer.probe_due(SECOND), None, "nobody asks again who was never there");
+    registry.hear(&addr(10), now, now);
+    assert_eq!(newcomer.probe_due(SECOND), Some(now + SECOND), "until it speaks again");
+    assert_eq!(newcomer.probed(Ok(()), now), Probed::Back);
+}
+
+#[test]
+fn without_a_limit_only_those_leave_that_are_silent_and_fail_their_probes() {
+    let (registry, now) = (registry(), Instant::now());
+    for n in 0..3 {
+        registry.hear(&addr(n), now, now);
+    }
+    registry.hold(None, Some(Frozen::NoNsqd));
+    let later = now + 6 * TTL;
+    assert!(registry.sweep(later, SECOND).is_empty());
+    assert_eq!(registry.live(later), 3);
+    registry.entry(&addr(1)).unwrap().probed(Err("refused".to_owned()), later);
+    assert!(registry.sweep(later, SECOND).is_empty(), "not at once");
+    let evicted = registry.sweep(later + SECOND, SECOND);
+    assert_eq!(evicted.iter().map(|evicted| evicted.reason).collect::<Vec<_>>(), [Reason::ProbeFailed]);
+    assert_eq!(
+        registry.survey(later, TTL),
+        Survey { known: 2, silent: 2, longest: 6 * TTL, out: 0, is_anybody_heard: false }
+    );
+}
+
+#[test]
+fn what_happened_is_kept_bounded_and_when_it_has_left() {
+    let (registry, mut now) = (registry(), Instant::now());
+    registry.hear(&addr(1), now, now);
+    let entry = registry.entry(&addr(1)).unwrap();
+    for _ in 0..50 {
+        entry.probed(Err("refused".to_owned()), now);
+        entry.probed(Ok(()), now);
+    }
+    assert_eq!(registry.events(&addr(1)).unwrap().len(), 32);
+    now += 2 * TTL;
+    registry.sweep(now, Duration::ZERO);
+    let events = registry.events(&addr(1)).unwrap();
+    assert_eq!(events.last().unwrap().what, What::Left(Reason::Expired, 2 * TTL));
+    registry.sweep(now + DEPARTED_KEPT, Duration::ZERO);
+    assert!(registry.events(&addr(1)).is_none());
+}
+
+#[test]
+fn a_restored_one_has_to_pass_a_probe() {
+    let (registry, now) = (registry(), Instant::now());
+    assert!(registry.restore(&addr(1), Protocol::H2c, None, now));
+    assert!(!registry.restore(&addr(1), Protocol::H2c, None, now));
+    assert!(picked(&registry, now).is_none());
+    registry.entry(&addr(1)).unwrap().probed(Ok(()), now);
+    assert_eq!(picked(&registry, now).unwrap().protocol(), Protocol::H2c);
 }

@@ -67,7 +67,7 @@ impl UpstreamBody {
 
     fn fail(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.upstream().counts.failed(Failure::Body);
+            lease.upstream().failed(Failure::Body, false);
         }
     }
 }

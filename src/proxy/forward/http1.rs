@@ -57,7 +57,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                 NoAnswer::Malformed
             }
             Ok(response) => {
-                upstream.counts.answered(response.status().as_u16());
+                upstream.answered(response.status().as_u16());
                 lease.hold(connection);
                 return Ok(response.map(|body| {
                     Body::from_upstream(UpstreamBody::new(Stream::Answer(body), timeouts.idle_body, lease))
@@ -74,9 +74,9 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
             // It had been closed while it was idle: that is no fault of the dataserver, which may take a new one.
             NoAnswer::Unsent if was_kept => continue,
             NoAnswer::Unsent => Failed::unsent(routed, Failure::Closed),
+            // Also if it is malformed: it may have been the rest of the answer before.
+            NoAnswer::Closed | NoAnswer::Malformed if was_kept => Failed::sent_on_kept(routed),
             NoAnswer::Closed => Failed::sent(routed, Failure::Closed),
-            // It may have been the rest of the answer before.
-            NoAnswer::Malformed if was_kept => Failed::sent(routed, Failure::Closed),
             NoAnswer::Malformed => Failed::sent(routed, Failure::Protocol),
             NoAnswer::TimedOut => Failed::sent(routed, Failure::HeadTimeout),
             NoAnswer::User(error) => Failed::finally(error, routed.attempt.tried),

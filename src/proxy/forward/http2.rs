@@ -52,7 +52,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         match send(&slot, http2_request, &handle, head_time).await {
             Sent::Answer(response) if is_sound(&response, worker.settings.limits.headers) => {
                 handle.answered();
-                upstream.counts.answered(response.status().as_u16());
+                upstream.answered(response.status().as_u16());
                 lease.hold_stream(slot);
                 return Ok(response
                     .map(|body| Body::from_upstream(UpstreamBody::new(Stream::http2(body), idle, lease))));

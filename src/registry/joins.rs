@@ -1,0 +1,89 @@
+//! How fast new dataservers may join, and which of them are taken at their word.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How a new dataserver is taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It gets requests at once.
+    Trusted,
+    /// It has to pass a probe first.
+    OnProbation,
+    /// Not now.
+    TooFast,
+}
+
+/// Counts those that join: two buckets that time empties.
+pub(super) struct Joins {
+    /// A second.
+    rate: f64,
+    /// Within a TTL.
+    trusted: f64,
+    ttl_seconds: f64,
+    levels: Mutex<Levels>,
+}
+
+struct Levels {
+    at: Instant,
+    /// Those of the last second.
+    second: f64,
+    /// Those of the last TTL.
+    ttl: f64,
+}
+
+impl Joins {
+    pub(super) fn new(rate: usize, trusted: usize, ttl: Duration) -> Self {
+        // Config values of at most a million are exact.
+        let [rate, trusted] = [rate, trusted].map(|n| f64::from(u32::try_from(n).unwrap_or(u32::MAX)));
+        let levels = Levels { at: Instant::now(), second: 0.0, ttl: 0.0 };
+        Self { rate, trusted, ttl_seconds: ttl.as_secs_f64(), levels: Mutex::new(levels) }
+    }
+
+    pub(super) fn admit(&self, now: Instant) -> Admission {
+        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = now.saturating_duration_since(levels.at).as_secs_f64();
+        levels.at = levels.at.max(now);
+        levels.second = (levels.second - seconds * self.rate).max(0.0);
+        levels.ttl = (levels.ttl - seconds * self.trusted / self.ttl_seconds).max(0.0);
+        if levels.second + 1.0 > self.rate {
+            return Admission::TooFast;
+        }
+        levels.second += 1.0;
+        // It overflows for as long as a flood lasts, and has room again a TTL after.
+        levels.ttl = (levels.ttl + 1.0).min(self.trusted * 2.0);
+        if levels.ttl > self.trusted { Admission::OnProbation } else { Admission::Trusted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn admitted(joins: &Joins, now: Instant, times: usize, how: Admission) -> usize {
+        (0..times).filter(|_| joins.admit(now) == how).count()
+    }
+
+    #[test]
+    fn so_many_join_in_a_second_and_more_in_the_next() {
+        let (joins, now) = (Joins::new(10, 100, TTL), Instant::now());
+        assert_eq!(admitted(&joins, now, 100, Admission::Trusted), 10);
+        assert_eq!(joins.admit(now), Admission::TooFast);
+        assert_eq!(admitted(&joins, now + TTL / 20, 100, Admission::Trusted), 5);
+    }
+
+    #[test]
+    fn the_first_few_are_trusted_and_again_when_the_crowd_is_over() {
+        let (joins, start) = (Joins::new(1_000, 16, TTL), Instant::now());
+        assert_eq!(admitted(&joins, start, 100, Admission::Trusted), 16);
+        // For as long as it goes on nobody is.
+        for n in 1..100 {
+            assert_eq!(admitted(&joins, start + n * TTL / 10, 10, Admission::Trusted), 0);
+        }
+        assert_eq!(admitted(&joins, start + TTL * 20, 16, Admission::Trusted), 16);
+    }
+}
