@@ -19,6 +19,8 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Clock {
     epoch: Instant,
     ttl: AtomicU64,
+    /// How late a tick may be.
+    allowance: AtomicU64,
     /// Who was silent for longer is not live.
     silence_limit: AtomicU64,
     /// When the last tick was, with pauses; [`NEVER`] before the first.
@@ -32,6 +34,7 @@ impl Clock {
         Self {
             epoch: Instant::now(),
             ttl: AtomicU64::new(nanos(ttl)),
+            allowance: AtomicU64::new(nanos(allowance(ttl))),
             silence_limit: AtomicU64::new(nanos(ttl)),
             ticked: AtomicU64::new(NEVER),
             paused: AtomicU64::new(0),
@@ -47,16 +50,16 @@ impl Clock {
         self.silence_limit.store(limit.map_or(NEVER, nanos), Ordering::Relaxed);
     }
 
-    /// How late a tick may be: a twentieth of the TTL, within reason.
+    /// How late a tick may be.
     pub(super) fn allowance(&self) -> Duration {
-        (self.ttl() / 20).clamp(Duration::from_millis(20), Duration::from_millis(500))
+        Duration::from_nanos(self.allowance.load(Ordering::Relaxed))
     }
 
     /// Says that the gateway runs. Returns for how long it did not, if that was too long.
     pub(super) fn tick(&self, now: Instant) -> Option<Duration> {
         let now = self.stamp(now);
         let last = self.ticked.load(Ordering::Relaxed);
-        let pause = now.saturating_sub(last).saturating_sub(nanos(self.allowance()));
+        let pause = now.saturating_sub(last).saturating_sub(self.allowance.load(Ordering::Relaxed));
         if pause > 0 {
             self.paused.fetch_add(pause, Ordering::Relaxed);
         }
@@ -68,7 +71,7 @@ impl Clock {
     /// The time without pauses.
     pub(super) fn running(&self, now: Instant) -> u64 {
         let ticked = self.ticked.load(Ordering::Acquire);
-        let ahead = ticked.saturating_add(nanos(self.allowance()));
+        let ahead = ticked.saturating_add(self.allowance.load(Ordering::Relaxed));
         self.stamp(now).min(ahead).saturating_sub(self.paused.load(Ordering::Relaxed))
     }
 
@@ -83,6 +86,11 @@ impl Clock {
             None => EPOCH_STAMP.saturating_sub(nanos(self.epoch.saturating_duration_since(at))),
         }
     }
+}
+
+/// A twentieth of the TTL, within reason.
+fn allowance(ttl: Duration) -> Duration {
+    (ttl / 20).clamp(Duration::from_millis(20), Duration::from_millis(500))
 }
 
 /// Saturates after 584 years.
