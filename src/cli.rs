@@ -9,11 +9,14 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Faults;
-use crate::shutdown;
+use crate::shutdown::Signals;
 use crate::telemetry::{self, LogFormat};
 
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
+
+/// The exit code after a second signal.
+const CUT_OFF: i32 = 1;
 
 /// Threads for the control work: heartbeats, the sweep, admin requests. The data plane has threads of its own.
 const CONTROL_THREADS: usize = 2;
@@ -37,7 +40,8 @@ pub fn bad_config(file: &Path, faults: &Faults) -> ExitCode {
     ExitCode::from(BAD_CONFIG)
 }
 
-/// Starts logging and a control runtime, runs until a signal or an error, and says how it ended.
+/// Starts logging and a control runtime, runs until a signal or an error, and says how it ended. A second signal ends
+/// the process at once.
 pub fn run<F, E>(log_format: LogFormat, main: impl FnOnce(CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
@@ -53,7 +57,7 @@ where
     };
     let stop = CancellationToken::new();
     let ended = runtime.block_on(async {
-        let signalled = tokio::spawn(cancel_when_signalled(stop.clone()));
+        let signalled = tokio::spawn(stop_when_signalled(stop.clone()));
         let ended = main(stop).await;
         signalled.abort();
         ended
@@ -64,12 +68,21 @@ where
     }
 }
 
-async fn cancel_when_signalled(stop: CancellationToken) {
-    match shutdown::signalled().await {
-        Ok(signal) => tracing::info!(signal, "told to stop"),
-        Err(error) => tracing::error!(%error, "signals cannot be heard"),
-    }
+/// The first signal asks for an orderly end, and a second one for any.
+async fn stop_when_signalled(stop: CancellationToken) {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be heard");
+            return stop.cancel();
+        }
+    };
+    let signal = signals.next().await;
+    tracing::info!(signal, "told to stop");
     stop.cancel();
+    let signal = signals.next().await;
+    tracing::warn!(signal, "told to stop again: what is under way is cut off");
+    std::process::exit(CUT_OFF);
 }
 
 fn failed(error: &impl Display) -> ExitCode {

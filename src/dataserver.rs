@@ -6,9 +6,10 @@ mod sample;
 use std::io;
 
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-pub use announce::{Announcer, Probe};
+pub use announce::{Announcement, Announcer, Probe};
 
 use crate::addr::Addr;
 use crate::config::{Config, ServerAddr};
@@ -38,24 +39,44 @@ impl Dataserver {
     }
 }
 
-/// Serves, and announces itself, until `stop`.
+/// Serves, and announces itself, until `stop`; in the `plain` form if that is all that the gateways read. Then it says
+/// that it drains, serves on for `timeouts.leave`, takes no more connections, lets what is under way end within
+/// `timeouts.drain`, and says that it is down.
 ///
 /// # Errors
 /// When NSQ does not take the topic's name, or the listener fails.
-pub async fn run(dataserver: Dataserver, config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    dataserver: Dataserver,
+    plain: bool,
+    config: &Config,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let Dataserver { listener, addr, name } = dataserver;
-    let announcer = Announcer::new(addr.clone(), None, None, config)?;
+    let announcement = Announcement { addr: addr.clone(), protocol: None, probe: None, plain };
+    let mut announcer = Announcer::new(announcement, config)?;
     tracing::info!(dataserver = %addr, "dataserver listens");
-    let app = sample::router(addr, name);
-    let serve = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
-    // Told to stop, it announces itself no more, and what is under way may end.
-    let announce = stop.run_until_cancelled(announcer.run());
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(config.timeouts.drain).await;
+    let close = CancellationToken::new();
+    let app = sample::router(addr, name, stop.clone());
+    let serve = axum::serve(listener, app).with_graceful_shutdown(close.clone().cancelled_owned());
+    let announce = async {
+        stop.run_until_cancelled(announcer.run()).await;
+        announcer.drain().await;
     };
-    tokio::select! {
-        (served, _) = async { tokio::join!(serve.into_future(), announce) } => Ok(served?),
-        () = deadline => Ok(()),
-    }
+    let deadline = async {
+        let (leave, drain) = (config.timeouts.leave, config.timeouts.drain);
+        stop.cancelled().await;
+        sleep(leave.min(drain)).await;
+        close.cancel();
+        sleep(drain.saturating_sub(leave)).await;
+    };
+    let served = tokio::select! {
+        served = serve.into_future() => served,
+        () = announce => Ok(()),
+        () = deadline => {
+            tracing::warn!("requests did not end within timeouts.drain and were cut off");
+            Ok(())
+        }
+    };
+    announcer.down().await;
+    Ok(served?)
 }

@@ -1,16 +1,29 @@
 //! Being told to stop.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::io;
 
-/// Resolves with the name of the signal when the process is asked to stop (SIGTERM, SIGINT).
-///
-/// # Errors
-/// When the signal handlers cannot be installed.
-pub async fn signalled() -> std::io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that ask the process to stop.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on SIGTERM and SIGINT end the process no more: they are heard here.
+    ///
+    /// # Errors
+    /// When the signal handlers cannot be installed.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Resolves with the name of the next one.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -38,18 +38,14 @@ pub async fn demo(mut config: Config, stop: CancellationToken) -> Result<(), Sta
         println!("{}", what_to_try(app.listen(), &dataservers, &nsq.http, &config.common.server_topic));
     }
     let mut running = tokio::task::JoinSet::new();
-    let stop_dataservers = CancellationToken::new();
     for dataserver in dataservers {
-        let (config, stop) = (config.clone(), stop_dataservers.clone());
-        running.spawn(async move { dataserver::run(dataserver, &config, stop).await });
+        let config = config.clone();
+        running.spawn(
+            async move { dataserver::run(dataserver, false, &config, CancellationToken::new()).await },
+        );
     }
-    let result = app.run(stop).await;
-    // Not before: the gateway may still have had requests for them.
-    stop_dataservers.cancel();
-    while let Some(ended) = running.join_next().await {
-        ended.map_err(anyhow::Error::new)??;
-    }
-    result
+    // They end with the gateway: whom they would say goodbye to has then ended as well.
+    app.run(stop).await
 }
 
 fn what_to_try(listen: SocketAddr, dataservers: &[Dataserver], nsq_http: &SocketAddr, topic: &str) -> String {

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use nsq_gateway::addr::Addr;
 use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH, ServerAddr};
-use nsq_gateway::dataserver::{self, Announcer, Dataserver, Probe};
+use nsq_gateway::dataserver::{self, Announcement, Announcer, Dataserver, Probe};
 use nsq_gateway::protocol::Protocol;
 use nsq_gateway::telemetry::LogFormat;
 
@@ -24,6 +24,9 @@ struct Args {
     /// Where to listen and what to announce, instead of common.server_addr
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<ServerAddr>,
+    /// Send heartbeats that are HOST:PORT and nothing else, and say no goodbye: for gateways that read nothing else
+    #[arg(long)]
+    plain: bool,
     /// How log lines look; they go to stderr, filtered by RUST_LOG
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -44,6 +47,9 @@ enum Command {
         /// Announce it only while this URL answers 2xx
         #[arg(long, value_name = "URL")]
         probe: Option<Probe>,
+        /// Send heartbeats that are HOST:PORT and nothing else, and say no goodbye: for gateways that read nothing else
+        #[arg(long, conflicts_with = "proto")]
+        plain: bool,
         /// The config file; conf/config.yaml if there is one, else the defaults
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
@@ -59,11 +65,13 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match args.command {
-        Some(Command::Announce { addr, proto, probe, config, log_format }) => {
+        Some(Command::Announce { addr, proto, probe, plain, config, log_format }) => {
             with_config(config.as_deref(), |config| {
                 cli::run(log_format, |stop| async move {
-                    let announcer = Announcer::new(addr, proto, probe, &config)?;
+                    let announcement = Announcement { addr, protocol: proto, probe, plain };
+                    let mut announcer = Announcer::new(announcement, &config)?;
                     stop.run_until_cancelled(announcer.run()).await;
+                    announcer.goodbye(config.timeouts.leave).await;
                     anyhow::Ok(())
                 })
             })
@@ -75,7 +83,7 @@ fn main() -> ExitCode {
                 let bound = Dataserver::bind(&addr, &config.name).await;
                 let dataserver =
                     bound.with_context(|| format!("cannot listen on {addr}; {from} moves it"))?;
-                dataserver::run(dataserver, &config, stop).await
+                dataserver::run(dataserver, args.plain, &config, stop).await
             })
         }),
     }

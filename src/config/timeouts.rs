@@ -36,6 +36,9 @@ pub struct Timeouts {
     /// sign of life; that has `response_head` to come. gRPC servers close a connection that asks more often than
     /// every five minutes. Default 6m.
     pub upstream_ping: Duration,
+    /// A dataserver that was told to stop says that it drains, and serves on for so long before it closes its listener:
+    /// gateways hear it meanwhile. Default 1s.
+    pub leave: Duration,
     /// From the signal to stop to when whatever is still under way is cut off. Default 30s.
     pub drain: Duration,
 }
@@ -57,6 +60,7 @@ impl Timeouts {
             pool_idle: duration("pool_idle", 4),
             linger: duration("linger", 5),
             upstream_ping: duration("upstream_ping", 360),
+            leave: duration("leave", 1),
             drain: duration("drain", 30),
         };
         section.finish();

@@ -1,16 +1,17 @@
-//! Announcing: a heartbeat at once, then one every `common.heart_beat_time`.
+//! Announcing: a heartbeat at once, then one every `common.heart_beat_time`, and a goodbye at the end.
 
 use std::time::Duration;
 
 use http::Uri;
 use rand::Rng;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::fetch;
 use crate::heartbeat::Heartbeat;
 use crate::nsq::{Nsqds, Publisher};
+use crate::presence::{Incarnation, Phase, ProcessId};
 use crate::protocol::Protocol;
 
 /// How long a probe may take.
@@ -19,12 +20,27 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A heartbeat that no nsqd took is not made up for by the next one alone: the gateway counts the time.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// What is announced.
+pub struct Announcement {
+    /// Where its requests go.
+    pub addr: Addr,
+    /// What it speaks; `None` leaves that to the gateway.
+    pub protocol: Option<Protocol>,
+    /// Announce it only while this succeeds.
+    pub probe: Option<Probe>,
+    /// Send `host:port` and nothing else, for gateways that read nothing else. There is no goodbye in that form.
+    pub plain: bool,
+}
+
 /// Announces one address.
 pub struct Announcer {
+    /// What was said last.
     heartbeat: Heartbeat,
     probe: Option<Probe>,
     publisher: Publisher,
     interval: Duration,
+    /// Whether a gateway may have heard of it.
+    announced: bool,
 }
 
 /// A URL that must answer 2xx for a service to be announced.
@@ -58,24 +74,24 @@ enum State {
 }
 
 impl Announcer {
-    /// Announces `addr` to the nsqds of `config`, with what it speaks if that is to be said, and with a probe only
-    /// while that succeeds.
+    /// Announces to the nsqds of `config`, as a process that nobody has heard of before.
     ///
     /// # Errors
     /// When NSQ does not take the topic's name.
-    pub fn new(
-        addr: Addr,
-        protocol: Option<Protocol>,
-        probe: Option<Probe>,
-        config: &Config,
-    ) -> anyhow::Result<Self> {
-        let publisher = Publisher::new(config, Nsqds::of(config))?;
-        let interval = config.common.heart_beat_time;
-        Ok(Self { heartbeat: Heartbeat { protocol, ..Heartbeat::plain(addr) }, probe, publisher, interval })
+    pub fn new(announcement: Announcement, config: &Config) -> anyhow::Result<Self> {
+        let Announcement { addr, protocol, probe, plain } = announcement;
+        let incarnation = (!plain).then(|| Incarnation { id: ProcessId::random(), seq: 0 });
+        Ok(Self {
+            heartbeat: Heartbeat { addr, protocol, phase: Phase::Up, incarnation },
+            probe,
+            publisher: Publisher::new(config, Nsqds::of(config))?,
+            interval: config.common.heart_beat_time,
+            announced: false,
+        })
     }
 
     /// Announces for as long as it is polled.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self) {
         let mut state = State::Starting;
         loop {
             let begun = Instant::now();
@@ -89,17 +105,44 @@ impl Announcer {
         }
     }
 
+    /// Says that it drains, and says so again in every interval, for as long as it is polled.
+    pub async fn drain(&mut self) {
+        loop {
+            self.tell_all(Phase::Draining).await;
+            sleep(self.interval).await;
+        }
+    }
+
+    /// Says that it serves no more. Takes `nsq.connect_timeout` at most.
+    pub async fn down(&mut self) {
+        self.tell_all(Phase::Down).await;
+    }
+
+    /// The whole goodbye of a service that goes on serving by itself for `leave`.
+    pub async fn goodbye(&mut self, leave: Duration) {
+        if self.says_goodbye() {
+            let _ = timeout(leave, self.drain()).await;
+            self.down().await;
+        }
+    }
+
     async fn beat(&mut self, before: &State) -> State {
-        let dataserver = &self.heartbeat.addr;
         if let Some(probe) = &self.probe
             && let Err(why) = probe.check().await
         {
             if *before != State::ProbeFailed {
+                let dataserver = &self.heartbeat.addr;
                 tracing::warn!(%dataserver, "not announced, its probe fails: {why}");
+                // Not down: when the probes of all fail at once, one that is doubted is better than none.
+                self.tell_all(Phase::Draining).await;
             }
             return State::ProbeFailed;
         }
-        match self.publisher.publish(&self.heartbeat.encode()).await {
+        self.announced = true;
+        let heartbeat = self.next(Phase::Up);
+        let published = self.publisher.publish(&heartbeat).await;
+        let dataserver = &self.heartbeat.addr;
+        match published {
             Ok(nsqd) => {
                 if *before == State::Announced {
                     tracing::trace!(%dataserver, nsqd, "heartbeat sent");
@@ -116,6 +159,34 @@ impl Announcer {
                 State::PublishFailed
             }
         }
+    }
+
+    /// Tells every nsqd, not one of them: a gateway may be cut off from any.
+    async fn tell_all(&mut self, phase: Phase) {
+        if !self.says_goodbye() {
+            return;
+        }
+        let heartbeat = self.next(phase);
+        let told = self.publisher.publish_to_all(&heartbeat).await;
+        let (dataserver, state) = (&self.heartbeat.addr, phase.as_str());
+        match told {
+            Ok(nsqds) => tracing::info!(%dataserver, state, ?nsqds, "gateways are told its state"),
+            Err(error) => tracing::warn!(%dataserver, state, %error, "gateways cannot be told its state"),
+        }
+    }
+
+    /// Nobody waits for the goodbye of who was never heard of.
+    fn says_goodbye(&self) -> bool {
+        self.announced && self.heartbeat.incarnation.is_some()
+    }
+
+    /// The next heartbeat of this process.
+    fn next(&mut self, phase: Phase) -> Vec<u8> {
+        self.heartbeat.phase = phase;
+        if let Some(incarnation) = &mut self.heartbeat.incarnation {
+            incarnation.seq += 1;
+        }
+        self.heartbeat.encode()
     }
 }
 

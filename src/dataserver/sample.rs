@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Json};
+use axum::middleware;
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{any, get};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use tokio_util::sync::CancellationToken;
 
 use crate::addr::Addr;
 
@@ -25,7 +27,7 @@ struct Me {
     name: String,
 }
 
-pub(super) fn router(addr: Addr, name: String) -> Router {
+pub(super) fn router(addr: Addr, name: String, stop: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/echo", any(echo))
@@ -33,6 +35,16 @@ pub(super) fn router(addr: Addr, name: String) -> Router {
         .route("/delay/{ms}", any(delay))
         .fallback(who)
         .with_state(Me { addr, name })
+        .layer(middleware::map_response_with_state(stop, last_of_its_connection))
+}
+
+/// Once it drains, each answer is the last of its connection: when the listener closes, none is left on which a
+/// request may just be coming in.
+async fn last_of_its_connection(State(stop): State<CancellationToken>, mut answer: Response) -> Response {
+    if stop.is_cancelled() {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 /// Who answers, and what reached it.
@@ -55,8 +67,8 @@ async fn who(State(me): State<Me>, method: Method, uri: Uri, headers: HeaderMap)
 /// The body as it came, with its type, while it comes.
 async fn echo(headers: HeaderMap, body: Body) -> impl IntoResponse {
     let mut answer = body.into_response();
-    if let Some(kind) = headers.get(http::header::CONTENT_TYPE) {
-        answer.headers_mut().insert(http::header::CONTENT_TYPE, kind.clone());
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
     }
     answer
 }
@@ -72,7 +84,7 @@ async fn bytes(Path(n): Path<u64>) -> impl IntoResponse {
         rest -= len as u64;
         CHUNK.get(..len).filter(|chunk| !chunk.is_empty()).map(Bytes::from_static)
     });
-    let length = [(http::header::CONTENT_LENGTH, n.to_string())];
+    let length = [(header::CONTENT_LENGTH, n.to_string())];
     (length, Body::new(Chunks(chunks))).into_response()
 }
 

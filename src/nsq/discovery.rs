@@ -88,6 +88,11 @@ impl Lookupds {
                 lookupd.note(answer);
             }
         }
+        self.known()
+    }
+
+    /// What they said last, without asking again.
+    pub(super) fn known(&self) -> BTreeSet<String> {
         self.lookupds.iter().flat_map(|lookupd| lookupd.nsqds.iter().cloned()).collect()
     }
 }

@@ -1,11 +1,13 @@
-//! Heartbeats out: to a random nsqd, to another one if that fails, and only done when nsqd has acknowledged.
+//! Heartbeats out: to a random nsqd, to another one if that fails, and only done when nsqd has acknowledged. What
+//! every gateway must hear at once goes to all of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_nsq::{NSQConfigShared, NSQEvent, NSQProducer, NSQProducerConfig, NSQTopic};
 
@@ -14,7 +16,7 @@ use crate::config::Config;
 
 /// Where the nsqds to publish to are known from.
 pub struct Nsqds {
-    fixed: Vec<String>,
+    fixed: BTreeSet<String>,
     lookupds: Lookupds,
 }
 
@@ -41,21 +43,21 @@ impl Nsqds {
     /// The nsqds of a config: those that it lists, or those that its nsqlookupds know, or else the one that the
     /// gateway of this config runs itself.
     pub fn of(config: &Config) -> Self {
-        let mut fixed: Vec<_> = config.common.nsqd.iter().map(ToString::to_string).collect();
+        let mut fixed: BTreeSet<_> = config.common.nsqd.iter().map(ToString::to_string).collect();
         if fixed.is_empty() && config.common.nsqlookupd.is_empty() && config.runs_embedded_nsq() {
-            fixed.push(config.nsq.embedded_listen.tcp.to_string());
+            fixed.insert(config.nsq.embedded_listen.tcp.to_string());
         }
         Self { fixed, lookupds: Lookupds::new(&config.common.nsqlookupd, config.nsq.connect_timeout) }
     }
 
-    async fn shuffled(&mut self) -> Vec<String> {
-        let mut nsqds = if self.fixed.is_empty() {
-            self.lookupds.nsqds().await.into_iter().collect()
-        } else {
-            self.fixed.clone()
-        };
-        nsqds.shuffle(&mut rand::rng());
-        nsqds
+    async fn now(&mut self) -> BTreeSet<String> {
+        if self.fixed.is_empty() { self.lookupds.nsqds().await } else { self.fixed.clone() }
+    }
+
+    /// Those that were there at the last heartbeat: who is leaving does not wait for an nsqlookupd.
+    async fn known(&mut self) -> BTreeSet<String> {
+        let known = self.lookupds.known();
+        if known.is_empty() { self.now().await } else { known }
     }
 }
 
@@ -75,42 +77,97 @@ impl Publisher {
     /// # Errors
     /// When no nsqd acknowledged it; each has `nsq.connect_timeout` for that.
     pub async fn publish(&mut self, body: &[u8]) -> Result<String, PublishError> {
-        let nsqds = self.nsqds.shuffled().await;
+        let nsqds = self.nsqds.now().await;
         self.kept.retain(|nsqd, _| nsqds.contains(nsqd));
+        let mut nsqds: Vec<_> = nsqds.into_iter().collect();
+        nsqds.shuffle(&mut rand::rng());
         let mut failures = Vec::new();
         for nsqd in nsqds {
-            // A kept connection may have ended while nobody looked; that says nothing about the nsqd.
-            let tries = if self.kept.contains_key(&nsqd) { 2 } else { 1 };
-            for _ in 0..tries {
-                match self.publish_to(&nsqd, body).await {
-                    Ok(()) => return Ok(nsqd),
-                    Err(why) => failures.push(format!("{nsqd}: {why}")),
+            match self.delivery(nsqd, body).run().await {
+                Ok((nsqd, producer)) => {
+                    self.kept.insert(nsqd.clone(), producer);
+                    return Ok(nsqd);
                 }
+                Err(failure) => failures.push(failure),
             }
         }
-        if failures.is_empty() {
-            Err(PublishError::NoNsqd)
-        } else {
-            Err(PublishError::AllFailed(failures.join("; ")))
+        Err(PublishError::from(failures))
+    }
+
+    /// Publishes a message to every nsqd at the same time, and returns which took it.
+    ///
+    /// # Errors
+    /// When none acknowledged it within `nsq.connect_timeout`.
+    pub async fn publish_to_all(&mut self, body: &[u8]) -> Result<Vec<String>, PublishError> {
+        let mut deliveries = JoinSet::new();
+        for nsqd in self.nsqds.known().await {
+            deliveries.spawn(self.delivery(nsqd, body).run());
+        }
+        let (mut taken, mut failures) = (Vec::new(), Vec::new());
+        while let Some(ended) = deliveries.join_next().await {
+            match ended {
+                Ok(Ok((nsqd, producer))) => {
+                    self.kept.insert(nsqd.clone(), producer);
+                    taken.push(nsqd);
+                }
+                Ok(Err(failure)) => failures.push(failure),
+                Err(panic) => failures.push(panic.to_string()),
+            }
+        }
+        if taken.is_empty() { Err(PublishError::from(failures)) } else { Ok(taken) }
+    }
+
+    /// A connection that fails is not kept: what may still be under way on it must not be mistaken for the
+    /// acknowledgement of the next message.
+    fn delivery(&mut self, nsqd: String, body: &[u8]) -> Delivery {
+        let (topic, body, kept) = (self.topic.clone(), body.to_vec(), self.kept.remove(&nsqd));
+        Delivery { nsqd, topic, body, deadline: Instant::now() + self.timeout, kept }
+    }
+}
+
+impl From<Vec<String>> for PublishError {
+    fn from(failures: Vec<String>) -> Self {
+        if failures.is_empty() { Self::NoNsqd } else { Self::AllFailed(failures.join("; ")) }
+    }
+}
+
+/// One message for one nsqd.
+struct Delivery {
+    nsqd: String,
+    topic: Arc<NSQTopic>,
+    body: Vec<u8>,
+    deadline: Instant,
+    kept: Option<NSQProducer>,
+}
+
+impl Delivery {
+    /// Returns the nsqd and the connection that it acknowledged on.
+    async fn run(mut self) -> Result<(String, NSQProducer), String> {
+        // A kept connection may have ended while nobody looked; that says nothing about the nsqd.
+        if let Some(kept) = self.kept.take()
+            && let Ok(producer) = self.send(kept).await
+        {
+            return Ok((self.nsqd, producer));
+        }
+        match self.connect_and_send().await {
+            Ok(producer) => Ok((self.nsqd, producer)),
+            Err(why) => Err(format!("{}: {why}", self.nsqd)),
         }
     }
 
-    /// On failure the connection is dropped: what may still be under way on it must not be mistaken for the
-    /// acknowledgement of the next message.
-    async fn publish_to(&mut self, nsqd: &str, body: &[u8]) -> Result<(), &'static str> {
-        let deadline = Instant::now() + self.timeout;
-        let mut producer = match self.kept.remove(nsqd) {
-            Some(producer) => producer,
-            None => connect(nsqd, deadline).await?,
-        };
-        if producer.publish(&self.topic, body.to_vec()).await.is_err() {
+    async fn connect_and_send(&self) -> Result<NSQProducer, &'static str> {
+        let producer = connect(&self.nsqd, self.deadline).await?;
+        self.send(producer).await
+    }
+
+    async fn send(&self, mut producer: NSQProducer) -> Result<NSQProducer, &'static str> {
+        if producer.publish(&self.topic, self.body.clone()).await.is_err() {
             return Err("the connection was lost");
         }
-        await_event(&mut producer, deadline, |event| matches!(event, NSQEvent::Ok()))
+        await_event(&mut producer, self.deadline, |event| matches!(event, NSQEvent::Ok()))
             .await
             .map_err(|()| "not acknowledged in time")?;
-        self.kept.insert(nsqd.to_owned(), producer);
-        Ok(())
+        Ok(producer)
     }
 }
 

@@ -1,12 +1,16 @@
 //! The command line: what is printed, and the exit codes.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::support::{Apiserver, DataserverProcess, Process, tools, trials};
+use crate::support::{
+    Apiserver, DataserverProcess, PATIENT, Process, Stub, connect, eventually, request, tools, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -21,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         of_gateways_that_start_at_once_one_gets_the_port,
         a_dataservers_port_in_use_is_named,
         a_gateway_stops_on_sigterm_and_sigint,
+        a_second_signal_ends_a_gateway_at_once,
     ]
 }
 
@@ -196,4 +201,22 @@ fn a_gateway_stops_on_sigterm_and_sigint() {
     dataserver.wait_for("listener", |line| line.contains("dataserver listens").then_some(()));
     dataserver.signal("TERM");
     assert_eq!(dataserver.wait().code(), Some(0));
+}
+
+fn a_second_signal_ends_a_gateway_at_once() {
+    let mut gateway = Apiserver::start(PATIENT);
+    let stub = Stub::raw(|stream| {
+        let _ = std::io::copy(&mut &stream, &mut std::io::sink());
+    });
+    gateway.announce(&[stub.addr()]);
+    let mut stuck = connect(gateway.listen);
+    stuck.write_all(&request("GET /", &[], b"")).unwrap();
+    eventually("the request to arrive", || (stub.connections() > 0).then_some(()));
+    gateway.process.signal("TERM");
+    gateway.process.wait_for("drain", |line| line.contains("draining").then_some(()));
+    assert!(gateway.process.is_running());
+    gateway.process.signal("TERM");
+    let begun = Instant::now();
+    assert_eq!(gateway.process.wait().code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }

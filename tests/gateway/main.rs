@@ -15,6 +15,7 @@ mod clients;
 mod cluster;
 mod demo;
 mod docs;
+mod goodbye;
 mod proxy;
 mod rooms;
 mod support;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     trials.extend(proxy::trials());
     trials.extend(demo::trials());
     trials.extend(cluster::trials());
+    trials.extend(goodbye::trials());
     trials.extend(clients::trials());
     trials.extend(proxy::rows_trials(&trials));
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -165,13 +165,20 @@ impl DataserverProcess {
     /// Starts one on a port of loopback that the system picks.
     #[track_caller]
     pub fn start(config: &str) -> Self {
+        Self::start_on("127.0.0.1:0", config, &[])
+    }
+
+    /// Starts one at this address, with more arguments.
+    #[track_caller]
+    pub fn start_on(addr: &str, config: &str, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_dataserver"));
         command
-            .args(["--log-format", "json", "--addr", "127.0.0.1:0", "--config"])
+            .args(["--log-format", "json", "--addr", addr, "--config"])
             .arg(&file)
+            .args(args)
             .env_remove("RUST_LOG");
         let process = Process::start(&mut command);
         let listens = process.wait_for("listener", |line| event(line, "dataserver listens"));

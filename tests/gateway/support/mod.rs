@@ -7,6 +7,7 @@ pub mod h2_stub;
 mod http;
 mod process;
 mod stub;
+mod subscriber;
 pub mod tls;
 pub mod tools;
 
@@ -20,6 +21,7 @@ pub use h2_stub::H2Stub;
 pub use http::{Reply, connect, ends, exchange, get, post, read_body, read_head, read_reply, request};
 pub use process::Process;
 pub use stub::{Exchange, Stub};
+pub use subscriber::{Heard, Subscriber};
 
 /// Lists test functions of a module as trials named `module::function`.
 macro_rules! trials {
