@@ -109,8 +109,8 @@ impl App {
         }
         let protocol = config.gateway.upstream_protocol;
         let intake = Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol);
-        let embedded_tcp = nsq_addrs.map(|nsq| nsq.tcp.to_string());
-        let subscriber = Subscriber::new(&config, embedded_tcp, intake, metrics.clone())?;
+        let embedded_nsqd = nsq_addrs.map(|nsq| [nsq.tcp, nsq.http]);
+        let subscriber = Subscriber::new(&config, embedded_nsqd, intake, metrics.clone())?;
         tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));
         let liveness =
             Liveness::new(registry.clone(), metrics.clone(), config.registry.clone(), dialable.clone());

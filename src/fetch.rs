@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -35,11 +35,11 @@ pub enum FetchError {
 }
 
 /// Asks `endpoint` (`host:port`) for `path`, on a connection of its own, and reads the whole answer.
-pub async fn get(endpoint: &str, path: &str, within: Duration) -> Result<(StatusCode, Bytes), FetchError> {
+pub async fn get(endpoint: &str, path: &str, within: Duration) -> Result<Response<Bytes>, FetchError> {
     tokio::time::timeout(within, exchange(endpoint, path)).await.unwrap_or(Err(FetchError::Timeout(within)))
 }
 
-async fn exchange(endpoint: &str, path: &str) -> Result<(StatusCode, Bytes), FetchError> {
+async fn exchange(endpoint: &str, path: &str) -> Result<Response<Bytes>, FetchError> {
     let stream = TcpStream::connect(endpoint).await.map_err(FetchError::Connect)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
@@ -49,5 +49,5 @@ async fn exchange(endpoint: &str, path: &str) -> Result<(StatusCode, Bytes), Fet
         .body(Empty::<Bytes>::new())?;
     let (head, body) = sender.send_request(request).await?.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map_err(FetchError::Body)?;
-    Ok((head.status, body.to_bytes()))
+    Ok(Response::from_parts(head, body.to_bytes()))
 }

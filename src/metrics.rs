@@ -3,10 +3,11 @@
 //! Nothing is formatted, hashed or looked up where things happen: they are counted in plain numbers, those of
 //! the data plane in a [`Worker`] that one worker alone writes to. The exporter gets them when somebody scrapes.
 
+mod nsqd;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_util::MetricKindMask;
 
+pub use nsqd::{NsqdLink, NsqdStatus};
 pub use worker::{Protocol, Refused, Retry, Worker};
 
 /// How long a series stays after its last scrape with news: that of a dataserver that left, say. Shorter
@@ -45,6 +47,12 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         "Seconds that the gateway itself stood still, and that counted as nobody's silence.",
     ),
     (NSQD_CONNECTED, Kind::Gauge, "Whether heartbeats are being read from this nsqd (0 or 1)."),
+    (NSQD_OFFSET, Kind::Gauge, "How far the clock of this nsqd is ahead of the gateway's, in seconds."),
+    (
+        CHANNEL_SHARED,
+        Kind::Gauge,
+        "Whether others read the channel that this gateway reads from this nsqd (0 or 1).",
+    ),
     (REQUESTS, Kind::Counter, "Requests answered, by method and status."),
     (DURATION, Kind::Histogram, "Time from a request's head to the end of its answer."),
     (IN_FLIGHT, Kind::Gauge, "Requests whose answer has not ended."),
@@ -71,6 +79,8 @@ const PROBES: &str = "gateway_probes_total";
 const EJECTIONS: &str = "gateway_ejections_total";
 const PAUSED: &str = "gateway_paused_seconds_total";
 const NSQD_CONNECTED: &str = "gateway_nsqd_connected";
+const NSQD_OFFSET: &str = "gateway_nsqd_clock_offset_seconds";
+const CHANNEL_SHARED: &str = "gateway_channel_shared";
 const REQUESTS: &str = "gateway_requests_total";
 const DURATION: &str = "gateway_request_duration_seconds";
 const IN_FLIGHT: &str = "gateway_requests_in_flight";
@@ -106,7 +116,7 @@ struct Inner {
     probes: Counts,
     ejections: AtomicU64,
     paused_millis: AtomicU64,
-    nsqds: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
+    nsqds: nsqd::Nsqds,
     workers: Vec<Arc<Worker>>,
     /// What of the workers' durations the exporter has had is remembered for one publisher at a time.
     publishing: Mutex<()>,
@@ -163,7 +173,7 @@ impl Metrics {
             probes: Counts::new(PROBES, "result", &["passed", "failed", "not_asked"]),
             ejections: AtomicU64::new(0),
             paused_millis: AtomicU64::new(0),
-            nsqds: Mutex::default(),
+            nsqds: nsqd::Nsqds::default(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             publishing: Mutex::default(),
         };
@@ -211,20 +221,6 @@ impl Metrics {
     /// The certificate's files changed, and what they hold now is used or is not good.
     pub fn tls_reloaded(&self, used: bool) {
         self.inner.tls_reloads.add(if used { "used" } else { "refused" });
-    }
-
-    /// The truth about the link to an nsqd; it says "not connected" until told otherwise, and is
-    /// forgotten when dropped.
-    pub fn nsqd(&self, nsqd: &str) -> NsqdLink {
-        let connected = Arc::new(AtomicBool::new(false));
-        self.nsqds().insert(nsqd.to_owned(), connected.clone());
-        NsqdLink { metrics: self.clone(), nsqd: nsqd.to_owned(), connected }
-    }
-
-    /// How many of the known nsqds heartbeats are being read from, and how many are known.
-    pub fn nsqds_connected(&self) -> (usize, usize) {
-        let nsqds = self.nsqds();
-        (nsqds.values().filter(|connected| connected.load(Ordering::Relaxed)).count(), nsqds.len())
     }
 
     /// The counts that a worker, and no one else, writes to.
@@ -280,10 +276,7 @@ impl Metrics {
             inner.gauge(DATASERVERS, &[("state", (*state).into())], *count as f64);
         }
         inner.gauge(FROZEN, &[], f64::from(u8::from(scrape.frozen)));
-        for (nsqd, connected) in self.nsqds().iter() {
-            let connected = f64::from(u8::from(connected.load(Ordering::Relaxed)));
-            inner.gauge(NSQD_CONNECTED, &[("nsqd", nsqd.clone().into())], connected);
-        }
+        self.publish_nsqds();
         self.publish_workers();
         metrics::with_local_recorder(&inner.recorder, || inner.process.collect());
         inner.exporter.render()
@@ -331,10 +324,6 @@ impl Metrics {
             worker.take_durations(|mean, count| histogram.record_many(mean, count));
         }
     }
-
-    fn nsqds(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<AtomicBool>>> {
-        self.inner.nsqds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Inner {
@@ -371,38 +360,6 @@ impl Counts {
     }
 }
 
-/// Keeps `gateway_nsqd_connected` of one nsqd for as long as there is a link to look after.
-pub struct NsqdLink {
-    metrics: Metrics,
-    nsqd: String,
-    connected: Arc<AtomicBool>,
-}
-
-impl NsqdLink {
-    /// Says whether heartbeats are being read.
-    pub fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Relaxed);
-    }
-
-    /// What was said last.
-    pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for NsqdLink {
-    fn drop(&mut self) {
-        let mut nsqds = self.metrics.nsqds();
-        // A new link to the same nsqd may have taken the place.
-        if !nsqds.get(&self.nsqd).is_some_and(|connected| Arc::ptr_eq(connected, &self.connected)) {
-            return;
-        }
-        nsqds.remove(&self.nsqd);
-        // The exporter forgets the series later; until then it must not say "connected".
-        self.metrics.inner.gauge(NSQD_CONNECTED, &[("nsqd", self.nsqd.clone().into())], 0.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,7 +373,8 @@ mod tests {
         let metrics = Metrics::new(1, &["joined"], &["expired"]).unwrap();
         let worker = metrics.worker(0).unwrap();
         worker.answered(&http::Method::GET, 200, Duration::from_millis(3));
-        let _link = metrics.nsqd("127.0.0.1:4150");
+        let link = metrics.nsqd("127.0.0.1:4150");
+        link.set_clock_offset(Some(0.5));
         metrics.upstream("a:1", &[0, 1, 0, 0, 0], std::iter::once(("connect", 1)));
         let text = render(&metrics);
         for (name, ..) in DESCRIPTIONS {
@@ -440,15 +398,5 @@ mod tests {
         assert!(text.contains("gateway_request_duration_seconds_count 2"), "{text}");
         assert!(text.contains("gateway_request_duration_seconds_bucket{le=\"0.0005\"} 0"), "{text}");
         assert!(text.contains("gateway_request_duration_seconds_bucket{le=\"0.001\"} 2"), "{text}");
-    }
-
-    #[test]
-    fn a_link_that_is_gone_does_not_say_connected() {
-        let metrics = Metrics::new(1, &[], &[]).unwrap();
-        let link = metrics.nsqd("a:4150");
-        link.set_connected(true);
-        assert!(render(&metrics).contains("gateway_nsqd_connected{nsqd=\"a:4150\"} 1"));
-        drop(link);
-        assert!(!render(&metrics).contains("gateway_nsqd_connected{nsqd=\"a:4150\"} 1"));
     }
 }

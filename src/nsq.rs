@@ -6,12 +6,18 @@
 //! link that owns the reconnecting, and between tokio-nsq and nsqd stands a guard that sees
 //! every frame: it knows at once when the link is down, asks nsqd for a quick heartbeat, and lets no frame
 //! through that tokio-nsq would not survive.
+//!
+//! A message is judged by its age, and that by the clock of the nsqd that stamped it: each is asked over HTTP what time
+//! it is, and while at it, whether others read our channel.
 
+mod clock;
 mod discovery;
 mod guard;
 mod intake;
 mod link;
+mod nsqd;
 mod publisher;
+mod stats;
 mod subscriber;
 
 pub use intake::{Intake, RESULTS};

@@ -1,6 +1,7 @@
 //! Section `common`: the Go system's config file, key by key.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -135,6 +136,26 @@ pub struct Endpoint {
 impl Endpoint {
     fn new(host: &str, port: u16) -> Self {
         Self { host: host.to_owned(), port }
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same host at another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        Self::new(&self.host, port)
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(addr: SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(addr) => Self::new(&addr.ip().to_string(), addr.port()),
+            SocketAddr::V6(addr) => Self::new(&format!("[{}]", addr.ip()), addr.port()),
+        }
     }
 }
 

@@ -193,8 +193,8 @@ impl Announcer {
 impl Probe {
     async fn check(&self) -> Result<(), String> {
         match fetch::get(&self.endpoint, &self.path, PROBE_TIMEOUT).await {
-            Ok((status, _)) if status.is_success() => Ok(()),
-            Ok((status, _)) => Err(format!("it answers {status}")),
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(format!("it answers {}", answer.status())),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -187,7 +187,14 @@ async fn stats(State(context): State<Context>, params: Params) -> Result<Respons
     let stats = context.node.broker.stats(wanted("topic"), wanted("channel"), clients);
     let start_time = context.node.start_time;
     if params.get("format") == Some("json") {
-        return ok_json(&StatsAnswer { version: VERSION, health: "OK", start_time, stats });
+        let mut answer = ok_json(&StatsAnswer { version: VERSION, health: "OK", start_time, stats })?;
+        // Gateways set this process's clock against their own by the date. hyper's stands still for as long as the
+        // wall clock was set back.
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        if let Ok(date) = date.parse() {
+            answer.headers_mut().insert(header::DATE, date);
+        }
+        return Ok(answer);
     }
     let uptime_s = context.node.started.elapsed().as_secs();
     Ok(ok(format!(

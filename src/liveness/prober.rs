@@ -174,8 +174,8 @@ async fn ask(addr: &Addr, path: &str, within: Duration, dialable: &Dialable) -> 
     let mut answer = nowhere();
     for target in targets {
         answer = match fetch::get(&target.to_string(), path, within).await {
-            Ok((status, _)) if status.is_success() => return Answer::Passed,
-            Ok((status, _)) => Answer::Failed(format!("it answers {status}")),
+            Ok(answer) if answer.status().is_success() => return Answer::Passed,
+            Ok(answer) => Answer::Failed(format!("it answers {}", answer.status())),
             Err(FetchError::Connect(error)) => not_connected(&error),
             Err(error) => Answer::Failed(error.to_string()),
         };

@@ -3,7 +3,7 @@
 //!
 //! The interface: <https://nsq.io/components/nsqlookupd.html>.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::config::Endpoint;
 use crate::fetch::{self, FetchError};
+
+/// Some nsqds: the TCP side of each, and its HTTP side.
+pub(super) type Sides = BTreeMap<Endpoint, Endpoint>;
 
 /// The nsqlookupds, and what each said last.
 pub(super) struct Lookupds {
@@ -20,7 +23,7 @@ pub(super) struct Lookupds {
 
 struct Lookupd {
     endpoint: String,
-    nsqds: BTreeSet<String>,
+    nsqds: Sides,
     failing: bool,
 }
 
@@ -34,13 +37,15 @@ enum LookupError {
     Json(#[from] serde_json::Error),
 }
 
-/// The answer of `/lookup` and `/nodes`; before NSQ 1.0 it came wrapped in `data`.
+/// An answer of nsqlookupd or nsqd; before NSQ 1.0 it came wrapped in `data`.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer {
-    Plain(Producers),
-    Wrapped { data: Producers },
+pub(super) enum Answer<T> {
+    Plain(T),
+    Wrapped { data: T },
 }
+
+/// What `/lookup` and `/nodes` answer.
 
 #[derive(Deserialize)]
 struct Producers {
@@ -51,30 +56,32 @@ struct Producers {
 struct Producer {
     broadcast_address: String,
     tcp_port: u16,
+    #[serde(default)]
+    http_port: u16,
 }
 
 impl Lookupds {
     pub(super) fn new(endpoints: &[Endpoint], timeout: Duration) -> Self {
         let lookupd = |endpoint: &Endpoint| Lookupd {
             endpoint: endpoint.to_string(),
-            nsqds: BTreeSet::new(),
+            nsqds: Sides::new(),
             failing: false,
         };
         Self { lookupds: endpoints.iter().map(lookupd).collect(), timeout }
     }
 
-    /// The TCP endpoints of the nsqds that have this topic.
-    pub(super) async fn nsqds_of(&mut self, topic: &str) -> BTreeSet<String> {
+    /// The nsqds that have this topic.
+    pub(super) async fn nsqds_of(&mut self, topic: &str) -> Sides {
         // `#` begins a fragment in a URL; nothing else that a topic may hold has a meaning there.
         self.ask(&format!("/lookup?topic={}", topic.replace('#', "%23"))).await
     }
 
-    /// The TCP endpoints of all nsqds.
-    pub(super) async fn nsqds(&mut self) -> BTreeSet<String> {
+    /// All nsqds.
+    pub(super) async fn nsqds(&mut self) -> Sides {
         self.ask("/nodes").await
     }
 
-    async fn ask(&mut self, path: &str) -> BTreeSet<String> {
+    async fn ask(&mut self, path: &str) -> Sides {
         let within = self.timeout;
         let mut asked = tokio::task::JoinSet::new();
         for (n, lookupd) in self.lookupds.iter().enumerate() {
@@ -92,13 +99,13 @@ impl Lookupds {
     }
 
     /// What they said last, without asking again.
-    pub(super) fn known(&self) -> BTreeSet<String> {
-        self.lookupds.iter().flat_map(|lookupd| lookupd.nsqds.iter().cloned()).collect()
+    pub(super) fn known(&self) -> Sides {
+        self.lookupds.iter().flat_map(|lookupd| lookupd.nsqds.clone()).collect()
     }
 }
 
 impl Lookupd {
-    fn note(&mut self, answer: Result<BTreeSet<String>, LookupError>) {
+    fn note(&mut self, answer: Result<Sides, LookupError>) {
         let nsqlookupd = &self.endpoint;
         match answer {
             Ok(nsqds) => {
@@ -106,7 +113,8 @@ impl Lookupd {
                     tracing::info!(nsqlookupd, "nsqlookupd answers again");
                 }
                 if nsqds != self.nsqds {
-                    tracing::info!(nsqlookupd, ?nsqds, "nsqlookupd names other nsqds than before");
+                    let names: Vec<_> = nsqds.keys().map(ToString::to_string).collect();
+                    tracing::info!(nsqlookupd, nsqds = ?names, "nsqlookupd names other nsqds than before");
                 }
                 (self.failing, self.nsqds) = (false, nsqds);
             }
@@ -120,12 +128,13 @@ impl Lookupd {
     }
 }
 
-async fn ask(endpoint: &str, path: &str, within: Duration) -> Result<BTreeSet<String>, LookupError> {
-    match fetch::get(endpoint, path, within).await? {
-        (StatusCode::OK, body) => parse(&body),
+async fn ask(endpoint: &str, path: &str, within: Duration) -> Result<Sides, LookupError> {
+    let answer = fetch::get(endpoint, path, within).await?;
+    match answer.status() {
+        StatusCode::OK => parse(answer.body()),
         // Nobody has published to the topic yet. Any other 404 is not nsqlookupd's.
-        (StatusCode::NOT_FOUND, body) if contains(&body, b"TOPIC_NOT_FOUND") => Ok(BTreeSet::new()),
-        (status, _) => Err(LookupError::Status(status)),
+        StatusCode::NOT_FOUND if contains(answer.body(), b"TOPIC_NOT_FOUND") => Ok(Sides::new()),
+        status => Err(LookupError::Status(status)),
     }
 }
 
@@ -133,18 +142,26 @@ fn contains(body: &[u8], text: &[u8]) -> bool {
     body.windows(text.len()).any(|window| window == text)
 }
 
-fn parse(body: &[u8]) -> Result<BTreeSet<String>, LookupError> {
-    let (Answer::Plain(producers) | Answer::Wrapped { data: producers }) = serde_json::from_slice(body)?;
-    let endpoints = producers.producers.into_iter().filter_map(|Producer { broadcast_address, tcp_port }| {
-        let host = if broadcast_address.contains(':') {
-            format!("[{broadcast_address}]")
-        } else {
-            broadcast_address
-        };
-        // What is no endpoint cannot be connected to: one strange node must not hide the others.
-        format!("{host}:{tcp_port}").parse::<Endpoint>().ok()
-    });
-    Ok(endpoints.map(|endpoint| endpoint.to_string()).collect())
+fn parse(body: &[u8]) -> Result<Sides, LookupError> {
+    let (Answer::Plain(answer) | Answer::Wrapped { data: answer }) =
+        serde_json::from_slice::<Answer<Producers>>(body)?;
+    // What is no endpoint cannot be connected to: one strange node must not hide the others.
+    Ok(answer.producers.iter().filter_map(Producer::endpoints).collect())
+}
+
+impl Producer {
+    fn endpoints(&self) -> Option<(Endpoint, Endpoint)> {
+        let host = &self.broadcast_address;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let tcp: Endpoint = format!("{host}:{}", self.tcp_port).parse().ok()?;
+        let http = format!("{host}:{}", self.http_port).parse().unwrap_or_else(|()| usual_http(&tcp));
+        Some((tcp, http))
+    }
+}
+
+/// Where an nsqd is by custom asked over HTTP that is only known by its TCP side: one port further.
+pub(super) fn usual_http(tcp: &Endpoint) -> Endpoint {
+    tcp.with_port(tcp.port().saturating_add(1))
 }
 
 #[cfg(test)]
@@ -155,6 +172,10 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    fn nsqds(nsqds: &[(&str, &str)]) -> Sides {
+        nsqds.iter().map(|(tcp, http)| (tcp.parse().unwrap(), http.parse().unwrap())).collect()
+    }
 
     fn lookupds(endpoints: &[&str]) -> Lookupds {
         let endpoints: Vec<_> = endpoints.iter().map(|text| text.parse().unwrap()).collect();
@@ -184,9 +205,9 @@ mod tests {
 
     #[test]
     fn both_forms_of_an_answer_are_read() {
-        let producers = r#"{"producers":[{"broadcast_address":"10.0.0.1","tcp_port":4150,"x":1},
+        let producers = r#"{"producers":[{"broadcast_address":"10.0.0.1","tcp_port":4150,"http_port":80,"x":1},
             {"broadcast_address":"::1","tcp_port":1},{"broadcast_address":"a b","tcp_port":1}]}"#;
-        let expected = BTreeSet::from(["10.0.0.1:4150".to_owned(), "[::1]:1".to_owned()]);
+        let expected = nsqds(&[("10.0.0.1:4150", "10.0.0.1:80"), ("[::1]:1", "[::1]:2")]);
         assert_eq!(parse(producers.as_bytes()).unwrap(), expected);
         let wrapped = format!(r#"{{"status_code":200,"data":{producers}}}"#);
         assert_eq!(parse(wrapped.as_bytes()).unwrap(), expected);
@@ -207,7 +228,7 @@ mod tests {
         let none = b"HTTP/1.1 404 Not Found\r\ncontent-length: 29\r\n\r\n{\"message\":\"TOPIC_NOT_FOUND\"}";
         let none = stub(none.to_vec()).await;
         let mut lookupds = lookupds(&[&one, &two, &none, "127.0.0.1:1"]);
-        let both = BTreeSet::from(["a:1".to_owned(), "b:2".to_owned()]);
+        let both = nsqds(&[("a:1", "a:2"), ("b:2", "b:3")]);
         assert_eq!(lookupds.nsqds_of("t").await, both);
         lookupds.lookupds[0].endpoint = "127.0.0.1:1".to_owned();
         assert_eq!(lookupds.nsqds_of("t").await, both);

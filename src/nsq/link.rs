@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, Ended};
 use super::intake::{Intake, Message};
-use crate::metrics::NsqdLink;
+use super::nsqd::Nsqd;
 
 /// Messages that nsqd may send ahead of their acknowledgement; nsqd's own default allows 2500.
 const MAX_IN_FLIGHT: u32 = 2_000;
@@ -25,13 +25,14 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
 /// What all links of a gateway have in common.
-#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) topic: Arc<NSQTopic>,
     pub(super) channel: Arc<NSQChannel>,
     pub(super) connect_timeout: Duration,
     pub(super) reconnect_max: Duration,
     pub(super) silence_timeout: Duration,
+    /// How this gateway's consumers call themselves.
+    pub(super) client_id: String,
 }
 
 /// Why a link is down.
@@ -57,19 +58,18 @@ enum Down {
 
 /// Reads heartbeats from `nsqd` until `stop`; then the connection is closed.
 pub(super) async fn run(
-    nsqd: String,
-    settings: Settings,
+    nsqd: Arc<Nsqd>,
+    settings: Arc<Settings>,
     intake: Arc<Intake>,
-    metric: Arc<NsqdLink>,
     stop: CancellationToken,
 ) {
     let mut failures: u32 = 0;
     while !stop.is_cancelled() {
         // In a task of its own: a panic in tokio-nsq costs this session and no more. It is awaited and never
         // aborted, since tokio-nsq panics as well when it is dropped together with its runtime.
-        let session = session(nsqd.clone(), settings.clone(), intake.clone(), metric.clone(), stop.clone());
+        let session = session(nsqd.clone(), settings.clone(), intake.clone(), stop.clone());
         let ended = tokio::spawn(session).await;
-        metric.set_connected(false);
+        nsqd.link.set_connected(false);
         let (down, connected_for) = ended.unwrap_or((Down::ClientPanicked, None));
         if matches!(down, Down::Stopped) {
             return;
@@ -77,6 +77,7 @@ pub(super) async fn run(
         // One that is lost as soon as it is there has not recovered.
         let recovered = connected_for.is_some_and(|connected_for| connected_for >= settings.silence_timeout);
         failures = if recovered { 1 } else { failures.saturating_add(1) };
+        let nsqd = nsqd.name.as_str();
         // Once per change: the tries that follow say nothing new.
         match (connected_for, failures) {
             (Some(_), _) => tracing::warn!(nsqd, "heartbeats are no longer read from this nsqd: {down}"),
@@ -95,13 +96,12 @@ fn backoff(failures: u32, most: Duration) -> Duration {
 
 /// One connection, from its beginning to its end; and for how long heartbeats were read in between.
 async fn session(
-    nsqd: String,
-    settings: Settings,
+    nsqd: Arc<Nsqd>,
+    settings: Arc<Settings>,
     intake: Arc<Intake>,
-    metric: Arc<NsqdLink>,
     stop: CancellationToken,
 ) -> (Down, Option<Duration>) {
-    let (client, upstream, mut consumer) = match connect(&nsqd, &settings).await {
+    let (client, upstream, mut consumer) = match connect(&nsqd.name, &settings).await {
         Ok(connected) => connected,
         Err(down) => return (down, None),
     };
@@ -111,7 +111,7 @@ async fn session(
         ended = guard::relay(client, upstream, settings.silence_timeout) => Down::Guard(ended),
         down = consume(&mut consumer, &nsqd, &settings, &intake, || {
             subscribed = Some(Instant::now());
-            metric.set_connected(true);
+            nsqd.link.set_connected(true);
         }) => down,
     };
     (down, subscribed.map(|since| since.elapsed()))
@@ -127,6 +127,7 @@ async fn connect(nsqd: &str, settings: &Settings) -> Result<(TcpStream, TcpStrea
     let relay = listener.local_addr().map_err(Down::Relay)?;
     let shared = NSQConfigShared::new()
         .set_flush_interval(FLUSH_INTERVAL)
+        .set_client_id(&settings.client_id)
         .set_user_agent(concat!("nsq-gateway/", env!("CARGO_PKG_VERSION")));
     let consumer = NSQConsumerConfig::new(settings.topic.clone(), settings.channel.clone())
         .set_max_in_flight(MAX_IN_FLIGHT)
@@ -141,7 +142,7 @@ async fn connect(nsqd: &str, settings: &Settings) -> Result<(TcpStream, TcpStrea
 
 async fn consume(
     consumer: &mut NSQConsumer,
-    nsqd: &str,
+    nsqd: &Nsqd,
     settings: &Settings,
     intake: &Intake,
     on_subscribed: impl FnOnce(),
@@ -152,15 +153,26 @@ async fn consume(
         Ok(None) => return Down::ClientStopped,
         Ok(Some(_)) => {}
     }
+    // Of a wrong clock a message tells nothing that a backlog would not tell as well.
+    nsqd.ask_anew().await;
     on_subscribed();
-    tracing::info!(nsqd, "heartbeats are read from this nsqd");
+    tracing::info!(nsqd = nsqd.name, "heartbeats are read from this nsqd");
+    tokio::select! {
+        () = read(consumer, nsqd, intake) => Down::ClientStopped,
+        never = nsqd.watch() => match never {},
+    }
+}
+
+/// Takes messages until the client stops.
+async fn read(consumer: &mut NSQConsumer, nsqd: &Nsqd, intake: &Intake) {
     while let Some(event) = consumer.consume().await {
         if let NSQEvent::Message(message) = event {
-            intake.take(&Message { body: &message.body, timestamp: message.timestamp, nsqd });
+            let received = Instant::now();
+            let age = nsqd.age(message.timestamp, message.attempt, received);
+            intake.take(&Message { body: &message.body, age, received, nsqd: &nsqd.name });
             message.finish().await;
         }
     }
-    Down::ClientStopped
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_nsq::{NSQConfigShared, NSQEvent, NSQProducer, NSQProducerConfig, NSQTopic};
 
-use super::discovery::Lookupds;
+use super::discovery::{Lookupds, Sides};
 use crate::config::Config;
 
 /// Where the nsqds to publish to are known from.
@@ -51,14 +51,18 @@ impl Nsqds {
     }
 
     async fn now(&mut self) -> BTreeSet<String> {
-        if self.fixed.is_empty() { self.lookupds.nsqds().await } else { self.fixed.clone() }
+        if self.fixed.is_empty() { names(&self.lookupds.nsqds().await) } else { self.fixed.clone() }
     }
 
     /// Those that were there at the last heartbeat: who is leaving does not wait for an nsqlookupd.
     async fn known(&mut self) -> BTreeSet<String> {
-        let known = self.lookupds.known();
+        let known = names(&self.lookupds.known());
         if known.is_empty() { self.now().await } else { known }
     }
+}
+
+fn names(nsqds: &Sides) -> BTreeSet<String> {
+    nsqds.keys().map(ToString::to_string).collect()
 }
 
 impl Publisher {

@@ -1,6 +1,7 @@
 //! Which nsqds are read: those that are configured, and those that the nsqlookupds name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,25 +10,30 @@ use tokio::task::JoinHandle;
 use tokio_nsq::{NSQChannel, NSQTopic};
 use tokio_util::sync::CancellationToken;
 
-use super::discovery::Lookupds;
+use super::clock::WallClock;
+use super::discovery::{Lookupds, Sides, usual_http};
 use super::intake::Intake;
 use super::link::{self, Settings};
-use crate::config::Config;
-use crate::metrics::{Metrics, NsqdLink};
+use super::nsqd::{Nsqd, Polls};
+use super::stats::Question;
+use crate::config::{Config, Endpoint};
+use crate::metrics::Metrics;
 
 /// Reads the heartbeats of every nsqd there is.
 pub struct Subscriber {
-    fixed: BTreeSet<String>,
+    fixed: Sides,
     lookupds: Lookupds,
     lookup_interval: Duration,
     topic: String,
-    settings: Settings,
+    wall: WallClock,
+    polls: Arc<Polls>,
+    settings: Arc<Settings>,
     intake: Arc<Intake>,
     metrics: Metrics,
 }
 
 struct Link {
-    metric: Arc<NsqdLink>,
+    nsqd: Arc<Nsqd>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -42,18 +48,20 @@ impl Link {
 }
 
 impl Subscriber {
-    /// Reads from the nsqds of `config` and from `extra`, the one inside the gateway.
+    /// Reads from the nsqds of `config` and from `embedded`, the TCP and HTTP sides of the one inside the gateway.
     ///
     /// # Errors
     /// When NSQ does not take the topic's or the channel's name.
     pub fn new(
         config: &Config,
-        extra: Option<String>,
+        embedded: Option<[SocketAddr; 2]>,
         intake: Intake,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let (topic, nsq) = (&config.common.server_topic, &config.nsq);
-        let channel = nsq.channel.clone().unwrap_or_else(own_channel);
+        let client_id = format!("gateway-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        // On a channel of its own a gateway sees every heartbeat; an ephemeral one leaves nothing behind.
+        let channel = nsq.channel.clone().unwrap_or_else(|| format!("{client_id}#ephemeral"));
         let settings = Settings {
             topic: NSQTopic::new(topic).ok_or_else(|| anyhow::anyhow!("{topic:?} is not a topic name"))?,
             channel: NSQChannel::new(&channel)
@@ -61,14 +69,20 @@ impl Subscriber {
             connect_timeout: nsq.connect_timeout,
             reconnect_max: nsq.reconnect_max,
             silence_timeout: nsq.silence_timeout,
+            client_id: client_id.clone(),
         };
         tracing::info!(topic, channel, "heartbeats are read from this topic and channel");
+        let question = Question { topic: topic.clone(), channel, client_id, within: nsq.connect_timeout };
+        let configured = config.common.nsqd.iter().map(|tcp| (tcp.clone(), usual_http(tcp)));
+        let embedded = embedded.map(|sides| sides.map(Endpoint::from).into());
         Ok(Self {
-            fixed: config.common.nsqd.iter().map(ToString::to_string).chain(extra).collect(),
+            fixed: configured.chain(embedded).collect(),
             lookupds: Lookupds::new(&config.common.nsqlookupd, nsq.connect_timeout),
             lookup_interval: nsq.lookup_interval,
             topic: topic.clone(),
-            settings,
+            wall: WallClock::start(),
+            polls: Arc::new(Polls { question, interval: nsq.lookup_interval }),
+            settings: Arc::new(settings),
             intake: Arc::new(intake),
             metrics,
         })
@@ -76,7 +90,7 @@ impl Subscriber {
 
     /// Reads until `stop`; then every link is down.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut links: HashMap<String, Link> = HashMap::new();
+        let mut links: HashMap<Endpoint, Link> = HashMap::new();
         loop {
             tokio::select! {
                 biased;
@@ -96,38 +110,38 @@ impl Subscriber {
     }
 
     /// Makes the links those that are wanted now.
-    async fn follow(&mut self, links: &mut HashMap<String, Link>) {
+    async fn follow(&mut self, links: &mut HashMap<Endpoint, Link>) {
         // What is configured needs nobody's answer.
-        for nsqd in &self.fixed {
-            self.link(links, nsqd);
+        for (tcp, http) in &self.fixed {
+            self.link(links, tcp, http);
         }
         let found = self.lookupds.nsqds_of(&self.topic).await;
-        for nsqd in &found {
-            self.link(links, nsqd);
+        for (tcp, http) in &found {
+            self.link(links, tcp, http);
+            if let Some(link) = links.get(tcp) {
+                link.nsqd.set_http(http);
+            }
         }
         // A link that works is kept though nobody names it: an nsqlookupd that was just started knows nobody.
-        let has_left = |nsqd: &String, link: &mut Link| {
-            !self.fixed.contains(nsqd) && !found.contains(nsqd) && !link.metric.is_connected()
+        let has_left = |tcp: &Endpoint, link: &mut Link| {
+            !self.fixed.contains_key(tcp) && !found.contains_key(tcp) && !link.nsqd.link.is_connected()
         };
         for (nsqd, link) in links.extract_if(has_left) {
-            tracing::info!(nsqd, "this nsqd has left");
+            tracing::info!(%nsqd, "this nsqd has left");
             link.stop().await;
         }
     }
 
-    fn link(&self, links: &mut HashMap<String, Link>, nsqd: &str) {
-        if links.contains_key(nsqd) {
+    fn link(&self, links: &mut HashMap<Endpoint, Link>, tcp: &Endpoint, http: &Endpoint) {
+        if links.contains_key(tcp) {
             return;
         }
-        let metric = Arc::new(self.metrics.nsqd(nsqd));
+        let name = tcp.to_string();
+        let link = self.metrics.nsqd(&name);
+        let nsqd = Arc::new(Nsqd::new(name, http.clone(), self.wall, self.polls.clone(), link));
         let stop = CancellationToken::new();
         let (settings, intake) = (self.settings.clone(), self.intake.clone());
-        let task = tokio::spawn(link::run(nsqd.to_owned(), settings, intake, metric.clone(), stop.clone()));
-        links.insert(nsqd.to_owned(), Link { metric, stop, task });
+        let task = tokio::spawn(link::run(nsqd.clone(), settings, intake, stop.clone()));
+        links.insert(tcp.clone(), Link { nsqd, stop, task });
     }
-}
-
-/// On a channel of its own a gateway sees every heartbeat; an ephemeral one leaves nothing behind.
-fn own_channel() -> String {
-    format!("gateway-{}-{:08x}#ephemeral", std::process::id(), rand::random::<u32>())
 }

@@ -1,12 +1,14 @@
 //! Heartbeats through a cluster: the same tests on real nsqds and on embedded ones.
 
+mod clocks;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, Broker, Cluster, DataserverProcess, Stub, eventually, get, pause, tools, trial_with, trials,
-    within,
+    Apiserver, Broker, Cluster, DataserverProcess, IDENTIFIED, Stub, eventually, frame, get, pause, tools,
+    trial_with, trials, within,
 };
 
 /// What is tried on each kind of NSQ.
@@ -24,6 +26,8 @@ pub fn trials() -> Vec<Trial> {
         ("faults_18_hostile_heartbeats_are_refused_counted_and_finished", hostile_heartbeats),
         ("faults_34_two_gateways_hold_the_same_set", two_gateways_hold_the_same_set),
         ("gateways_on_a_shared_channel_share_its_messages", gateways_on_a_shared_channel),
+        ("a_channel_that_is_shared_by_mistake_is_told", a_shared_channel_is_told),
+        ("an_nsqd_of_two_names_is_not_a_shared_channel", an_nsqd_of_two_names),
         ("a_gateway_leaves_without_a_trace", a_gateway_leaves_without_a_trace),
     ];
     let mut trials = Vec::new();
@@ -33,6 +37,7 @@ pub fn trials() -> Vec<Trial> {
         let embedded = format!("cluster::embedded::{name}");
         trials.push(trial_with(&embedded, &Ok(()), move || test(Broker::Embedded)));
     }
+    trials.extend(clocks::trials());
     trials.extend(trials![
         faults_20_an_nsqd_that_sends_hostile_frames_is_backed_off_from_and_costs_nothing,
         a_lookup_that_is_none_is_said_so,
@@ -277,6 +282,49 @@ fn gateways_on_a_shared_channel(broker: Broker) {
     assert!(seen().iter().all(|count| *count > 0.0), "{:?}", seen());
 }
 
+fn shared(gateway: &Apiserver, cluster: &Cluster) -> bool {
+    gateway.metric(&format!("gateway_channel_shared{{nsqd=\"{}\"}}", cluster.nsqds[0].tcp)) > 0.0
+}
+
+fn a_shared_channel_is_told(broker: Broker) {
+    let cluster = Cluster::start(broker, 1);
+    let config = cluster.config(true, &QUICK.replace("nsq: {", "nsq: {channel: ch1, "));
+    let first = Apiserver::start(&config);
+    eventually("the link", || connected(&first, &cluster, 0).then_some(()));
+    pause(Duration::from_secs(2));
+    assert!(!shared(&first, &cluster));
+    let mut second = Apiserver::start(&config);
+    for gateway in [&first, &second] {
+        within(Duration::from_secs(5), "both to know", || shared(gateway, &cluster).then_some(()));
+    }
+    second.process.signal("TERM");
+    second.process.wait();
+    within(Duration::from_secs(5), "one to be alone", || (!shared(&first, &cluster)).then_some(()));
+    assert_eq!(first.process.count("others read this gateway's channel"), 1, "a line a change");
+    assert_eq!(first.process.count("nobody else reads this gateway's channel"), 1);
+}
+
+/// A lookup names it by another name than the config does: then one gateway reads it twice.
+fn an_nsqd_of_two_names(broker: Broker) {
+    let cluster = Cluster::start(broker, 1);
+    let port = cluster.nsqds[0].tcp.port();
+    let config =
+        cluster.config(true, QUICK).replace(&format!("127.0.0.1:{port}"), &format!("localhost:{port}"));
+    let gateway = Apiserver::start(&config);
+    let other = format!("gateway_nsqd_connected{{nsqd=\"localhost:{port}\"}}");
+    eventually("both links", || {
+        (connected(&gateway, &cluster, 0) && gateway.metric(&other) > 0.0).then_some(())
+    });
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert!(!shared(&gateway, &cluster));
+        pause(Duration::from_millis(100));
+    }
+    let stub = Stub::ok("");
+    cluster.nsqds[0].publish(stub.addr().to_string().as_bytes());
+    gateway.wait_for_live(&[&stub.addr().to_string()]);
+}
+
 /// The subscription ends with the gateway, and tokio-nsq has no occasion to panic.
 fn a_gateway_leaves_without_a_trace(broker: Broker) {
     let cluster = Cluster::start(broker, 2);
@@ -298,14 +346,6 @@ fn a_gateway_leaves_without_a_trace(broker: Broker) {
     });
 }
 
-/// A frame as nsqd sends it.
-fn frame(kind: u32, body: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(body.len() + 4).unwrap().to_be_bytes().to_vec();
-    frame.extend_from_slice(&kind.to_be_bytes());
-    frame.extend_from_slice(body);
-    frame
-}
-
 fn faults_20_an_nsqd_that_sends_hostile_frames_is_backed_off_from_and_costs_nothing() {
     use std::io::{Read, Write};
     for hostile in [
@@ -318,10 +358,7 @@ fn faults_20_an_nsqd_that_sends_hostile_frames_is_backed_off_from_and_costs_noth
         let nsqd = Stub::raw(move |mut stream| {
             // IDENTIFY and SUB as they should be, then the frame.
             let _ = stream.read(&mut [0; 4096]);
-            let identity = br#"{"max_rdy_count":2500,"version":"1.3.0","max_msg_timeout":900000,"msg_timeout":60000,
-                "tls_v1":false,"deflate":false,"deflate_level":0,"max_deflate_level":0,"snappy":false,"sample_rate":0,
-                "auth_required":false,"output_buffer_size":16384,"output_buffer_timeout":250}"#;
-            let _ = stream.write_all(&frame(0, identity));
+            let _ = stream.write_all(&frame(0, IDENTIFIED));
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(&frame(0, b"OK"));
             let _ = stream.write_all(&hostile);
