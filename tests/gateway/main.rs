@@ -13,6 +13,7 @@ mod admin;
 mod cli;
 mod clients;
 mod cluster;
+mod dashboards;
 mod demo;
 mod docs;
 mod goodbye;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     trials.extend(docs::trials());
     trials.extend(cli::trials());
     trials.extend(admin::trials());
+    trials.extend(dashboards::trials());
     trials.extend(proxy::trials());
     trials.extend(demo::trials());
     trials.extend(cluster::trials());

@@ -49,6 +49,9 @@ pub static NODE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
 /// Debian's `promtool`, or another.
 pub static PROMTOOL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("promtool"));
 
+/// `prometheus`, which comes with it.
+pub static PROMETHEUS: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("prometheus"));
+
 /// `curl`.
 pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("curl"));
 
