@@ -54,11 +54,14 @@ pub enum Refusal {
     /// The address is one that this gateway listens on: a request would go round in circles.
     #[error("the address is one of this gateway's own listeners")]
     OwnListener,
+    /// The address is in none of the networks that dataservers may be in.
+    #[error("the address is in none of the networks of registry.allow")]
+    NotAllowed,
 }
 
 impl Refusal {
     /// Every refusal, for whoever counts them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::BadJson,
@@ -72,6 +75,7 @@ impl Refusal {
         Self::Id,
         Self::Phase,
         Self::OwnListener,
+        Self::NotAllowed,
     ];
 
     /// The label of `gateway_heartbeats_total{result}`.
@@ -90,6 +94,7 @@ impl Refusal {
             Self::Id => "refused_id",
             Self::Phase => "refused_state",
             Self::OwnListener => "refused_own_listener",
+            Self::NotAllowed => "refused_not_allowed",
         }
     }
 }

@@ -31,12 +31,12 @@ const TAKEN: [&str; 9] = [JOINED, REFRESHED, DRAINING, GOODBYE, STALE, SUPERSEDE
 
 const JOINED: &str = "joined";
 const REFRESHED: &str = "refreshed";
-const STALE: &str = "stale";
-const FULL: &str = "full";
 const DRAINING: &str = "draining";
 const GOODBYE: &str = "goodbye";
+const STALE: &str = "stale";
 const SUPERSEDED: &str = "superseded";
 const CONFLICT: &str = "conflict";
+const FULL: &str = "full";
 const JOIN_RATE: &str = "join_rate";
 
 /// A bad heartbeat comes every few seconds, for as long as its sender lives: one line a minute tells of it.
@@ -85,84 +85,77 @@ impl Intake {
 
     fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
         let heartbeat = Heartbeat::decode(body)?;
-        // A host name that leads here is seen through when it is resolved, before it is dialled.
-        if heartbeat.addr.socket_addr().is_some_and(|target| self.dialable.is_own(target)) {
-            return Err(Refusal::OwnListener);
+        // What a host name leads to is judged when it is resolved, before it is dialled.
+        match heartbeat.addr.socket_addr() {
+            Some(target) if self.dialable.is_own(target) => Err(Refusal::OwnListener),
+            Some(target) if !self.dialable.allows(target.ip()) => Err(Refusal::NotAllowed),
+            _ => Ok(heartbeat),
         }
-        Ok(heartbeat)
     }
 
-    fn record(
-        &self,
-        Heartbeat { addr, protocol, phase, incarnation }: &Heartbeat,
-        message: &Message<'_>,
-    ) -> &'static str {
-        let (age, now) = (message.age, message.received);
+    fn record(&self, heartbeat: &Heartbeat, message: &Message<'_>) -> &'static str {
+        let Heartbeat { addr, protocol, phase, incarnation } = heartbeat;
+        let (protocol, incarnation) = (protocol.unwrap_or(self.protocol), incarnation.as_ref());
+        let Message { age, received, nsqd, .. } = *message;
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
-        let protocol = protocol.unwrap_or(self.protocol);
-        let recorded = now.checked_sub(age).map_or(Recorded::Stale, |sent| {
-            self.registry.record(
-                &Beat {
-                    addr,
-                    protocol,
-                    phase: *phase,
-                    incarnation: incarnation.as_ref(),
-                    sent,
-                    nsqd: message.nsqd,
-                },
-                now,
-            )
+        let recorded = received.checked_sub(age).map_or(Recorded::Stale, |sent| {
+            let beat = Beat { addr, protocol, phase: *phase, incarnation, sent, nsqd };
+            self.registry.record(&beat, received)
         });
+        if matches!(recorded, Recorded::Joined | Recorded::Refreshed | Recorded::Draining) {
+            self.metrics.heartbeat_taken();
+        }
+        let (dataserver, age_seconds) = (addr, age.as_secs_f64());
         match recorded {
             Recorded::Joined => {
                 self.metrics.joined();
-                self.metrics.heartbeat_taken();
-                let age_seconds = age.as_secs_f64();
-                tracing::info!(dataserver = %addr, %protocol, nsqd = message.nsqd, age_seconds, "dataserver joined");
+                tracing::info!(%dataserver, %protocol, nsqd, age_seconds, "dataserver joined");
                 JOINED
             }
             Recorded::Refreshed => {
-                self.metrics.heartbeat_taken();
-                tracing::trace!(dataserver = %addr, nsqd = message.nsqd, "heartbeat");
+                tracing::trace!(%dataserver, nsqd, "heartbeat");
                 REFRESHED
             }
-            Recorded::Stale => {
-                if self.may_log(STALE) {
-                    let age_seconds = age.as_secs_f64();
-                    tracing::warn!(
-                        dataserver = %addr, nsqd = message.nsqd, age_seconds,
-                        "heartbeats are older than registry.ttl: a backlog, or clocks that differ"
-                    );
-                }
-                STALE
-            }
             Recorded::Draining => {
-                self.metrics.heartbeat_taken();
+                tracing::debug!(%dataserver, nsqd, "dataserver drains");
                 DRAINING
             }
             Recorded::Left => {
                 self.metrics.evicted(Reason::Goodbye.label());
-                tracing::info!(dataserver = %addr, nsqd = message.nsqd, "dataserver left: it said goodbye");
+                tracing::info!(%dataserver, nsqd, "dataserver left: it said goodbye");
                 GOODBYE
             }
-            Recorded::Superseded => SUPERSEDED,
+            Recorded::Superseded => {
+                tracing::debug!(%dataserver, nsqd, age_seconds, "a heartbeat of a process that is no more");
+                SUPERSEDED
+            }
+            Recorded::Stale => {
+                if self.may_log(STALE) {
+                    tracing::warn!(
+                        %dataserver, nsqd, age_seconds, "heartbeats are older than registry.ttl: a backlog, or the clock of an nsqd that cannot be asked"
+                    );
+                }
+                STALE
+            }
             Recorded::Conflict => {
                 if self.may_log(CONFLICT) {
-                    tracing::warn!(dataserver = %addr, "two processes claim this address; the newer one has it");
+                    tracing::warn!(
+                        %dataserver, nsqd, "two processes claim this address; the newer one has it"
+                    );
                 }
                 CONFLICT
             }
-            Recorded::TooFast => {
-                if self.may_log(JOIN_RATE) {
-                    tracing::warn!(dataserver = %addr, "registry.join_rate is reached: new dataservers are not taken");
-                }
-                JOIN_RATE
-            }
             Recorded::Full => {
                 if self.may_log(FULL) {
-                    tracing::warn!(dataserver = %addr, "registry.capacity is reached: new dataservers are not taken");
+                    tracing::warn!(%dataserver, "registry.capacity is reached: new dataservers are not taken");
                 }
                 FULL
+            }
+            Recorded::TooFast => {
+                if self.may_log(JOIN_RATE) {
+                    tracing::warn!(%dataserver, "registry.join_rate is reached: new dataservers are not taken");
+                }
+                JOIN_RATE
             }
         }
     }
@@ -188,12 +181,17 @@ fn excerpt(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::{Networks, OwnListeners};
+    use crate::registry::Settings;
 
     fn intake() -> (Intake, Registry) {
-        let registry = Registry::new(crate::registry::Settings { capacity: 2, ..Default::default() });
-        let metrics = Metrics::new(0, &RESULTS, &[]).unwrap();
-        let own = crate::addr::OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
-        (Intake::new(registry.clone(), metrics, Dialable::new(own, None), Protocol::Http1), registry)
+        let registry =
+            Registry::new(Settings { capacity: 2, join_rate: 3, trusted_joins: 3, ..Settings::default() });
+        let metrics = Metrics::new(0, &RESULTS, &[Reason::Goodbye.label()]).unwrap();
+        let own = OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
+        let allow = ["loopback", "private"].map(|network| network.parse().unwrap());
+        let dialable = Dialable::new(own, Some(Networks::new(allow.to_vec())));
+        (Intake::new(registry.clone(), metrics, dialable, Protocol::Http1), registry)
     }
 
     fn take(intake: &Intake, body: &str, age_secs: u64) {
@@ -201,30 +199,62 @@ mod tests {
         intake.take(&Message { body: body.as_bytes(), age, received, nsqd: "test:4150" });
     }
 
-    fn counted(intake: &Intake, result: &str) -> bool {
+    /// The counts that are not 0.
+    fn counts(intake: &Intake) -> Vec<String> {
         let text = intake.metrics.render(&crate::metrics::Scrape { dataservers: &[], frozen: false });
-        text.contains(&format!("gateway_heartbeats_total{{result=\"{result}\"}} 1"))
+        let lines = text.lines().filter_map(|line| line.strip_prefix("gateway_heartbeats_total{result="));
+        lines.filter(|line| !line.ends_with(" 0")).map(ToOwned::to_owned).collect()
     }
 
-    #[test]
-    fn each_end_of_a_message_is_counted_by_its_own_name() {
-        let (intake, registry) = intake();
-        for (body, age_secs, result) in [
-            ("10.0.0.1:1", 0, "joined"),
-            ("10.0.0.1:1", 1, "refreshed"),
-            ("10.0.0.2:1", 11, "stale"),
-            ("10.0.0.3:1", 0, "joined"),
-            ("10.0.0.4:1", 0, "full"),
-            ("127.0.0.1:9000", 0, "refused_own_listener"),
-            ("", 0, "refused_empty"),
-            (r#"{"addr":"10.0.0.1:1","proto":"h3"}"#, 0, "refused_proto"),
-            ("169.254.169.254:80", 0, "refused_addr_forbidden"),
+    #[tokio::test(start_paused = true)]
+    async fn each_end_of_a_message_is_counted_by_its_own_name() {
+        let process = |id: &str, seq: u64, state: &str| {
+            format!(r#"{{"addr":"10.0.0.1:1","id":"{id}","seq":{seq},"state":"{state}"}}"#)
+        };
+        for (before, body, age_secs, result) in [
+            (&[][..], "10.0.0.1:1", 0, "joined"),
+            (&["10.0.0.1:1"], "10.0.0.1:1", 1, "refreshed"),
+            (&[], "10.0.0.2:1", 11, "stale"),
+            (&["10.0.0.1:1", "10.0.0.2:1"], "10.0.0.3:1", 0, "full"),
+            (&[&process("a", 1, "up")], &process("a", 2, "draining"), 0, "draining"),
+            (&[&process("a", 1, "up")], &process("a", 2, "down"), 0, "goodbye"),
+            (&[&process("a", 1, "up"), &process("a", 3, "down")], &process("a", 2, "up"), 0, "superseded"),
+            (&[&process("a", 1, "up"), &process("b", 1, "up")], &process("a", 2, "up"), 0, "conflict"),
+            (&[], "127.0.0.1:9000", 0, "refused_own_listener"),
+            (&[], "192.0.2.1:1", 0, "refused_not_allowed"),
+            (&[], "[2001:db8::1]:1", 0, "refused_not_allowed"),
+            // What it leads to is asked when it is dialled.
+            (&[], "db1.example.com:1", 0, "joined"),
+            (&[], "", 0, "refused_empty"),
+            (&[], r#"{"addr":"10.0.0.1:1","proto":"h3"}"#, 0, "refused_proto"),
+            (&[], "169.254.169.254:80", 0, "refused_addr_forbidden"),
         ] {
+            let (intake, _) = intake();
+            for body in before {
+                take(&intake, body, 1);
+            }
+            let counted = counts(&intake);
             take(&intake, body, age_secs);
-            assert!(counted(&intake, result) || result == "joined", "{body}: {result}");
+            let news: Vec<_> = counts(&intake).into_iter().filter(|line| !counted.contains(line)).collect();
+            assert!(
+                matches!(&news[..], [line] if line.starts_with(&format!("\"{result}\"}} "))),
+                "{body}: {news:?}"
+            );
         }
-        let live: Vec<_> = registry.list(Instant::now()).iter().map(|entry| entry.addr.to_string()).collect();
-        assert_eq!(live, ["10.0.0.1:1", "10.0.0.3:1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_new_ones_at_once_are_counted_so() {
+        let (intake, registry) = intake();
+        for n in 1..=4 {
+            // None stays, so that there is room for the next.
+            for (seq, state) in [(1, "up"), (2, "down")] {
+                let body = format!(r#"{{"addr":"10.0.0.{n}:1","id":"x","seq":{seq},"state":"{state}"}}"#);
+                take(&intake, &body, 0);
+            }
+        }
+        assert!(counts(&intake).contains(&"\"join_rate\"} 1".to_owned()), "{:?}", counts(&intake));
+        assert!(registry.list(Instant::now()).is_empty());
     }
 
     #[test]

@@ -209,7 +209,8 @@ fn old_heartbeats_revive_nobody(broker: Broker) {
 
 fn hostile_heartbeats(broker: Broker) {
     let cluster = Cluster::start(broker, 1);
-    let gateway = Apiserver::start(&cluster.config(false, "nsq: {channel: hostile}\n"));
+    let gateway =
+        Apiserver::start(&cluster.config(false, "nsq: {channel: hostile}\nregistry: {allow: [loopback]}\n"));
     eventually("the link", || connected(&gateway, &cluster, 0).then_some(()));
     let own = gateway.listen.to_string();
     let huge = "x".repeat(1_000_000);
@@ -225,6 +226,7 @@ fn hostile_heartbeats(broker: Broker) {
         (b"127.0.0.1:10001\r\nx: y", "refused_addr_characters"),
         (b":10001", "refused_addr_host"),
         (own.as_bytes(), "refused_own_listener"),
+        (b"192.0.2.1:80", "refused_not_allowed"),
     ];
     for (body, _) in hostile {
         cluster.nsqds[0].publish(body);
