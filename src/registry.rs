@@ -220,10 +220,17 @@ impl Registry {
                 let inner = &*self.inner;
                 let goodbye = Goodbye { sent: beat.sent, incarnation: beat.incarnation.cloned() };
                 let left = inner.entries.remove_if(beat.addr, |_, entry| {
-                    inner.depart(entry, Reason::Goodbye, Some(goodbye), now);
-                    true
+                    // Another process may have taken its place since.
+                    let is_gone = entry.has_said_goodbye();
+                    if is_gone {
+                        inner.depart(entry, Reason::Goodbye, Some(goodbye), now);
+                    }
+                    is_gone
                 });
-                inner.shared.give_place_back(usize::from(left.is_some()));
+                if left.is_none() {
+                    return Recorded::Superseded;
+                }
+                inner.shared.give_place_back(1);
                 Recorded::Left
             }
         }
@@ -296,6 +303,7 @@ impl Registry {
     /// Makes the present set the one that is picked from.
     pub fn publish(&self) {
         let rotation = Rotation::of(self.inner.entries.iter().map(|slot| slot.value().clone()));
+        self.inner.shared.picked_from.store(rotation.len(), Ordering::Relaxed);
         self.inner.rotation.store(Arc::new(rotation));
     }
 

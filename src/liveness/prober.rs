@@ -14,7 +14,7 @@ use crate::addr::{Addr, Dialable};
 use crate::config;
 use crate::fetch::{self, FetchError};
 use crate::protocol::Protocol;
-use crate::registry::Entry;
+use crate::registry::{Entry, Failure};
 
 /// Those who look after the doubtful.
 pub(super) struct Prober {
@@ -195,14 +195,9 @@ fn nowhere() -> Answer {
     Answer::Failed("its name leads nowhere that may be dialled".to_owned())
 }
 
-/// A connection that could not be asked for, for want of a file descriptor or a port of our own, was not refused.
 fn not_connected(error: &io::Error) -> Answer {
-    use io::ErrorKind::{AddrInUse, AddrNotAvailable, OutOfMemory};
-    let is_ours = matches!(error.kind(), AddrInUse | AddrNotAvailable | OutOfMemory)
-        || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
-    if is_ours { Answer::NotAsked(error.to_string()) } else { Answer::Failed(error.to_string()) }
+    match Failure::to_connect(error) {
+        Failure::NoSocket => Answer::NotAsked(error.to_string()),
+        _ => Answer::Failed(error.to_string()),
+    }
 }
-
-/// This process, and the system, have no more file descriptors.
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;

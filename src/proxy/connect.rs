@@ -35,7 +35,7 @@ async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure
 
 async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
     if let Some(target) = upstream.addr.socket_addr() {
-        return TcpStream::connect(target).await.map_err(|_| Failure::Connect);
+        return TcpStream::connect(target).await.map_err(|error| Failure::to_connect(&error));
     }
     let targets = upstream.resolved.targets(&upstream.addr, worker.settings.timeouts.resolved).await?;
     let may_dial = |target: &SocketAddr| worker.settings.dialable.permits(*target);
@@ -43,7 +43,7 @@ async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Fai
     for target in targets.iter().copied().filter(may_dial) {
         match TcpStream::connect(target).await {
             Ok(stream) => return Ok(stream),
-            Err(_) => failure = Failure::Connect,
+            Err(error) => failure = Failure::to_connect(&error),
         }
     }
     Err(failure)

@@ -108,6 +108,9 @@ impl Error {
                 Failure::HeadTimeout => {
                     (StatusCode::GATEWAY_TIMEOUT, "Dataserver too slow", "http_response_timeout")
                 }
+                Failure::NoSocket => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "Too many connections", "connection_limit_reached")
+                }
                 Failure::Refused => {
                     (StatusCode::SERVICE_UNAVAILABLE, "Dataserver busy", "connection_limit_reached")
                 }
@@ -163,6 +166,9 @@ fn describe(failure: Failure) -> &'static str {
     match failure {
         Failure::Resolve => "its name leads nowhere that may be dialled",
         Failure::Connect => "cannot be connected to",
+        Failure::NoSocket => {
+            "was not asked: the gateway has no file descriptor or port left for a connection"
+        }
         Failure::ConnectTimeout => "cannot be connected to in time",
         Failure::Closed => "closed the connection before it answered",
         Failure::HeadTimeout => "did not answer in time",

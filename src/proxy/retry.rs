@@ -188,7 +188,7 @@ fn reason(error: &Error, is_unsent: bool) -> Option<metrics::Retry> {
     match error {
         Error::Upstream { failure, .. } => match failure {
             Failure::Resolve => Some(metrics::Retry::Resolve),
-            Failure::Connect => Some(metrics::Retry::Connect),
+            Failure::Connect | Failure::NoSocket => Some(metrics::Retry::Connect),
             Failure::ConnectTimeout => Some(metrics::Retry::ConnectTimeout),
             Failure::Closed => Some(metrics::Retry::Closed),
             Failure::Refused => Some(metrics::Retry::Refused),

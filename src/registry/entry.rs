@@ -114,19 +114,22 @@ impl Entry {
 
     /// It failed a request, on a connection that was kept from one before or on a new one.
     pub fn failed(&self, failure: Failure, was_kept: bool) {
-        match failure {
-            // It is busy, not ill.
-            Failure::Refused => return,
+        let is_doubtful = match failure {
+            // It is busy, not ill; or it was not even asked.
+            Failure::Refused | Failure::NoSocket => return,
             // Dataservers close what is idle; that it was just in use is nobody's fault.
             Failure::Closed if was_kept => return,
             Failure::Connect
             | Failure::ConnectTimeout
             | Failure::Resolve
             | Failure::Closed
-            | Failure::Body => self.doubt(failure),
-            Failure::HeadTimeout | Failure::Protocol => {}
-        }
+            | Failure::Body => true,
+            Failure::HeadTimeout | Failure::Protocol => false,
+        };
         self.count_failure();
+        if is_doubtful {
+            self.doubt(failure);
+        }
     }
 
     fn doubt(&self, failure: Failure) {
@@ -146,8 +149,8 @@ impl Entry {
             return;
         }
         let mut story = self.story();
-        let is_ejected = matches!(story.doubt, Doubt::Ejected { .. });
-        if is_ejected || story.standing() == Standing::Out || self.has_left() || !self.shared.may_eject() {
+        // Of one that is doubted a probe decides, and sooner: it may only have been started again.
+        if story.doubt != Doubt::None || self.has_left() || !self.shared.may_eject() {
             return;
         }
         let now = Instant::now();
@@ -189,14 +192,23 @@ impl Entry {
     /// A probe came back: passed, or failed for this reason.
     pub fn probed(&self, result: Result<(), String>, now: Instant) -> Probed {
         let mut story = self.story();
+        if self.has_left() {
+            return Probed::Unchanged;
+        }
         let before = story.standing();
         story.last_probe = Some(now);
         match (result, story.doubt) {
             (Ok(()), Doubt::None) => {}
+            // It was under way when the dataserver was ejected.
+            (Ok(()), Doubt::Ejected { until }) if now < until => {}
             (Ok(()), doubt) => {
                 if matches!(doubt, Doubt::Ejected { .. }) {
-                    self.failures_in_a_row.store(0, Ordering::Relaxed);
                     self.shared.eject_ended();
+                }
+                // Its process may be another one. Who merely failed a request is known by now to accept connections,
+                // which says nothing about the next request.
+                if !matches!(doubt, Doubt::Suspect { failing: None, .. }) {
+                    self.failures_in_a_row.store(0, Ordering::Relaxed);
                 }
                 story.doubt = Doubt::None;
                 story.history.note(now, What::ProbePassed);
@@ -249,6 +261,7 @@ impl Entry {
         }
         if beat.phase == Phase::Down {
             story.newest = Some(beat.sent);
+            story.phase = Phase::Down;
             story.incarnation = beat.incarnation.cloned().or(story.incarnation.take());
             return Heard::Goodbye;
         }
@@ -326,6 +339,11 @@ impl Entry {
         self.last_heard.store(heard_at, Ordering::Relaxed);
         self.speaks_h2c.store(protocol == Protocol::H2c, Ordering::Relaxed);
         self.story().incarnation = incarnation;
+    }
+
+    /// Whether the last that was heard of it is its goodbye.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.story().phase == Phase::Down
     }
 
     /// It leaves the set. Returns what happened to it.

@@ -43,7 +43,6 @@ impl Rotation {
         rotation
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.live.len() + self.rest.len()
     }

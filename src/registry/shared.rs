@@ -62,6 +62,8 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     /// The entries in the map; asking the map itself would lock each of its shards.
     size: AtomicUsize,
+    /// Those that were picked from when the last snapshot was made.
+    pub(super) picked_from: AtomicUsize,
     /// Those that are ejected.
     ejected: AtomicUsize,
     /// Why, by its number; 0 if it is not.
@@ -78,6 +80,7 @@ impl Shared {
             ejection,
             changed: Notify::new(),
             size: AtomicUsize::new(0),
+            picked_from: AtomicUsize::new(0),
             ejected: AtomicUsize::new(0),
             frozen: AtomicU8::new(0),
             raised: Mutex::default(),
@@ -110,7 +113,7 @@ impl Shared {
 
     /// Whether one more may be ejected; then it counts as that.
     pub(super) fn may_eject(&self) -> bool {
-        let most = self.size.load(Ordering::Relaxed).saturating_mul(self.ejection.percent) / 100;
+        let most = self.picked_from.load(Ordering::Relaxed).saturating_mul(self.ejection.percent) / 100;
         let may = self.ejected.fetch_add(1, Ordering::Relaxed) < most;
         if !may {
             self.eject_ended();

@@ -145,7 +145,7 @@ impl Story {
     pub(super) fn probe_due(&self, interval: Duration, joined: Instant) -> Option<Instant> {
         let after = |wait: Duration| self.last_probe.map_or(joined, |last| last + wait);
         match self.doubt {
-            Doubt::Ejected { until } => Some(until),
+            Doubt::Ejected { until } => Some(until.max(after(interval / 10))),
             // At once, and yet not for each request that fails.
             Doubt::Suspect { failing: None, proven: true, .. } => Some(after(interval / 10)),
             Doubt::Suspect { heard: true, .. } => Some(after(interval)),

@@ -3,8 +3,13 @@
 //! Each worker counts in a [`Shard`] of its own: only it writes there, so an addition is a plain load and
 //! store and no cache line travels between cores. Whoever wants to know adds the shards up.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// This process, and the system, have no more file descriptors.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 /// Why a dataserver gave no answer, or not all of it. The labels of `gateway_upstream_errors_total{kind}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub enum Failure {
     Resolve,
     /// No connection: refused, unreachable.
     Connect,
+    /// No connection, because the gateway itself has no file descriptor or port left for one.
+    NoSocket,
     /// No connection within `timeouts.connect`.
     ConnectTimeout,
     /// The connection ended before the head of the answer.
@@ -30,9 +37,10 @@ pub enum Failure {
 
 impl Failure {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Resolve,
         Self::Connect,
+        Self::NoSocket,
         Self::ConnectTimeout,
         Self::Closed,
         Self::HeadTimeout,
@@ -41,11 +49,20 @@ impl Failure {
         Self::Refused,
     ];
 
+    /// Why there is no connection: what the gateway could not ask for was not refused.
+    pub fn to_connect(error: &io::Error) -> Self {
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, OutOfMemory};
+        let is_ours = matches!(error.kind(), AddrInUse | AddrNotAvailable | OutOfMemory)
+            || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
+        if is_ours { Self::NoSocket } else { Self::Connect }
+    }
+
     /// The label of `gateway_upstream_errors_total{kind}`.
     pub fn label(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
             Self::Connect => "connect",
+            Self::NoSocket => "no_socket",
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed => "closed",
             Self::HeadTimeout => "head_timeout",
