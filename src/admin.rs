@@ -1,6 +1,7 @@
 //! What an operator asks: who is live, what was counted, whether the gateway runs and may be sent traffic.
 
 mod api;
+mod dataservers;
 
 use std::net::IpAddr;
 use std::sync::Arc;

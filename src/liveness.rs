@@ -151,7 +151,8 @@ impl Liveness {
     }
 
     fn sweep(&self, now: Instant) {
-        let ttl_seconds = self.silence.ttl.as_secs_f64();
+        let (ttl, ttl_seconds) =
+            (humantime::format_duration(self.silence.ttl), self.silence.ttl.as_secs_f64());
         for evicted in self.registry.sweep(now, self.hold.mercy(self.settings.probe.give_up)) {
             let reason = evicted.reason.label();
             self.metrics.evicted(reason);
@@ -162,7 +163,7 @@ impl Liveness {
                 ttl_seconds,
                 known_seconds = evicted.known_for.as_secs_f64(),
                 heartbeats = evicted.heartbeats,
-                "dataserver evicted"
+                "dataserver {}; its TTL is {ttl}", evicted.what
             );
         }
     }

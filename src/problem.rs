@@ -2,11 +2,24 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Map, Value};
 
 /// An answer that says what went wrong. `title` is the same for every error of its kind, `detail` is not.
 pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response<Bytes> {
-    let document = serde_json::json!({ "title": title, "status": status.as_u16(), "detail": detail });
-    let mut response = Response::new(Bytes::from(document.to_string()));
+    problem_with(status, title, detail, Map::new())
+}
+
+/// As [`problem`], with more that is known of it: extension members (RFC 9457 §3.2).
+pub fn problem_with(
+    status: StatusCode,
+    title: &str,
+    detail: &str,
+    mut members: Map<String, Value>,
+) -> Response<Bytes> {
+    members.insert("title".to_owned(), title.into());
+    members.insert("status".to_owned(), status.as_u16().into());
+    members.insert("detail".to_owned(), detail.into());
+    let mut response = Response::new(Bytes::from(Value::Object(members).to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

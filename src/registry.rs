@@ -136,6 +136,8 @@ pub struct Evicted {
     pub addr: Addr,
     /// Why.
     pub reason: Reason,
+    /// The same as a sentence: what was noted last of it.
+    pub what: What,
     /// How long it had been silent.
     pub silent_for: Duration,
     /// How long it had been known.
@@ -273,15 +275,16 @@ impl Registry {
             let Some(reason) = entry.reason_to_leave(oldest_live, silent_for > ttl, now, mercy) else {
                 return true;
             };
+            // While its place in the map is still locked: a heartbeat that comes now finds one or the other.
+            let what = inner.depart(entry, reason, None, now);
             evicted.push(Evicted {
                 addr: entry.addr().clone(),
                 reason,
+                what,
                 silent_for,
                 known_for: now.saturating_duration_since(entry.joined()),
                 heartbeats: entry.heartbeats(),
             });
-            // While its place in the map is still locked: a heartbeat that comes now finds one or the other.
-            inner.depart(entry, reason, None, now);
             false
         });
         inner.shared.give_place_back(evicted.len());
@@ -340,13 +343,15 @@ impl Inner {
         Arc::new(entry)
     }
 
-    /// What there is to do when an entry leaves the map.
-    fn depart(&self, entry: &Entry, reason: Reason, goodbye: Option<Goodbye>, now: Instant) {
+    /// What there is to do when an entry leaves the map. Returns what is noted of it.
+    fn depart(&self, entry: &Entry, reason: Reason, goodbye: Option<Goodbye>, now: Instant) -> What {
         let silence = entry.silence(self.shared.clock.running(now));
-        let history = entry.leave(reason, silence, now);
+        let what = What::Left { reason, silence, via: entry.via() };
+        let history = entry.leave(what.clone(), now);
         let past = Past { since: now, traffic: entry.traffic().clone(), history, goodbye };
         self.departed.remember(entry.addr(), past, self.capacity);
         self.shared.changed.notify_one();
+        what
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::history::{Event, History, What};
 use super::standing::{Doubt, Standing, State, Story};
 use super::traffic::{Failure, Totals, Traffic};
-use super::{Beat, Reason, Shared};
+use super::{Beat, Shared};
 use crate::addr::Addr;
 use crate::presence::{Incarnation, Phase, ProcessId};
 use crate::protocol::Protocol;
@@ -255,6 +255,9 @@ impl Entry {
         }
         let before = self.last_heard.fetch_max(heard_at, Ordering::Relaxed);
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
+        if story.via.as_deref() != Some(beat.nsqd) {
+            story.via = Some(beat.nsqd.into());
+        }
         if !is_newest {
             // NSQ reorders: what was overtaken says nothing new.
             return Heard::Up;
@@ -330,6 +333,9 @@ impl Entry {
     pub(super) fn begin(&self, what: What, doubt: Doubt, now: Instant) {
         let mut story = self.story();
         story.doubt = doubt;
+        if let What::Joined(nsqd) | What::JoinedOnProbation(nsqd) = &what {
+            story.via = Some(nsqd.clone());
+        }
         story.history.note(now, what);
         self.settle(&story);
     }
@@ -346,14 +352,19 @@ impl Entry {
         self.story().phase == Phase::Down
     }
 
+    /// The nsqd that its last heartbeat came by.
+    pub(super) fn via(&self) -> Option<Arc<str>> {
+        self.story().via.clone()
+    }
+
     /// It leaves the set. Returns what happened to it.
-    pub(super) fn leave(&self, reason: Reason, silence: Duration, now: Instant) -> History {
+    pub(super) fn leave(&self, what: What, now: Instant) -> History {
         let mut story = self.story();
         self.has_left.store(true, Ordering::Relaxed);
         if matches!(story.doubt, Doubt::Ejected { .. }) {
             self.shared.eject_ended();
         }
-        story.history.note(now, What::Left(reason, silence));
+        story.history.note(now, what);
         story.history.clone()
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,9 +27,9 @@ pub struct Event {
 #[non_exhaustive]
 pub enum What {
     /// Its first heartbeat came, by this nsqd.
-    Joined(Box<str>),
+    Joined(Arc<str>),
     /// As above, when so many came that each has to pass a probe first.
-    JoinedOnProbation(Box<str>),
+    JoinedOnProbation(Arc<str>),
     /// It was in the set that the gateway before this one has left on disk.
     Restored,
     /// A heartbeat came after a silence that was long.
@@ -49,8 +50,15 @@ pub enum What {
     ProbePassed,
     /// It failed so many requests in a row that it gets none for this time.
     Ejected(u32, Duration),
-    /// It left the set, after this silence.
-    Left(Reason, Duration),
+    /// It left the set.
+    Left {
+        /// Why.
+        reason: Reason,
+        /// How long it had been silent.
+        silence: Duration,
+        /// The nsqd that its last heartbeat came by; `None` if none came.
+        via: Option<Arc<str>>,
+    },
 }
 
 impl What {
@@ -68,7 +76,8 @@ impl What {
             Self::ProbeFailed(_) => "probe_failed",
             Self::ProbePassed => "probe_passed",
             Self::Ejected(..) => "ejected",
-            Self::Left(..) => "evicted",
+            Self::Left { reason: Reason::Goodbye, .. } => "left",
+            Self::Left { .. } => "evicted",
         }
     }
 }
@@ -99,12 +108,14 @@ impl fmt::Display for What {
                 "ejected for {} after {failures} failed requests in a row",
                 humantime::format_duration(*lasts)
             ),
-            Self::Left(Reason::Goodbye, _) => f.write_str("left: it said goodbye"),
-            Self::Left(Reason::Expired, silence) => {
-                write!(f, "evicted: silent for {:.1} s", silence.as_secs_f64())
-            }
-            Self::Left(Reason::ProbeFailed, silence) => {
-                write!(f, "evicted: silent for {:.1} s, and its probes fail", silence.as_secs_f64())
+            Self::Left { reason: Reason::Goodbye, .. } => f.write_str("left: it said goodbye"),
+            Self::Left { reason, silence, via } => {
+                write!(f, "evicted: silent for {:.1} s", silence.as_secs_f64())?;
+                match via {
+                    Some(nsqd) => write!(f, ", last heard via {nsqd}")?,
+                    None => f.write_str(", never heard by this gateway")?,
+                }
+                if *reason == Reason::ProbeFailed { f.write_str("; its probes fail") } else { Ok(()) }
             }
         }
     }

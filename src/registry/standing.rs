@@ -1,5 +1,6 @@
 //! Whether a dataserver gets requests, and why not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -85,6 +86,8 @@ pub(super) struct Story {
     pub(super) incarnation: Option<Incarnation>,
     /// Processes whose place was taken.
     pub(super) replaced: Vec<ProcessId>,
+    /// The nsqd that its last heartbeat came by.
+    pub(super) via: Option<Arc<str>>,
     /// When the newest of its heartbeats was sent.
     pub(super) newest: Option<Instant>,
     pub(super) doubt: Doubt,
@@ -122,6 +125,7 @@ impl Story {
             phase: Phase::Up,
             incarnation: None,
             replaced: Vec::new(),
+            via: None,
             newest: None,
             doubt: Doubt::None,
             last_probe: None,

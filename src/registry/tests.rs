@@ -409,7 +409,8 @@ fn what_happened_is_kept_bounded_and_when_it_has_left() {
     now += 2 * TTL;
     registry.sweep(now, Duration::ZERO);
     let events = registry.events(&addr(1)).unwrap();
-    assert_eq!(events.last().unwrap().what, What::Left(Reason::Expired, 2 * TTL));
+    let via = Some("nsqd:4150".into());
+    assert_eq!(events.last().unwrap().what, What::Left { reason: Reason::Expired, silence: 2 * TTL, via });
     registry.sweep(now + DEPARTED_KEPT, Duration::ZERO);
     assert!(registry.events(&addr(1)).is_none());
 }

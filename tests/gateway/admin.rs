@@ -5,13 +5,18 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
+use serde_json::Value;
 
-use crate::support::{Apiserver, PATIENT, Stub, exchange, get, request, tools, trial_with, trials};
+use crate::support::{
+    Apiserver, PATIENT, Stub, eventually, exchange, get, request, tools, trial_with, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = trials![
         dataservers_are_listed_with_what_is_known_of_them,
         one_dataserver_is_shown_by_its_address,
+        one_dataserver_tells_which_process_it_is_and_what_happened_to_it,
+        one_that_has_left_is_404_and_still_tells_why,
         readyz_says_no_until_somebody_is_live,
         a_client_outside_admin_allow_gets_403_and_sees_nothing,
         with_admin_listen_the_admin_paths_move_and_listen_forwards_every_path,
@@ -66,6 +71,77 @@ fn one_dataserver_is_shown_by_its_address() {
         assert_eq!(reply.status, 404, "{unknown}");
         assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{unknown}");
     }
+}
+
+/// Kinds and sentences of the events in an answer, of which the times are in order.
+#[track_caller]
+fn events(answer: &Value) -> Vec<(String, String)> {
+    let events = answer["events"].as_array().unwrap_or_else(|| panic!("no events in {answer}"));
+    let times = events.iter().map(|event| humantime::parse_rfc3339(event["at"].as_str().unwrap()).unwrap());
+    assert!(times.is_sorted(), "{answer}");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    events.iter().map(|event| (text(&event["kind"]), text(&event["what"]))).collect()
+}
+
+fn one_dataserver_tells_which_process_it_is_and_what_happened_to_it() {
+    let gateway = Apiserver::start(PATIENT);
+    let [nsqd, ..] = gateway.nsq.unwrap();
+    let dead = Stub::refusing();
+    gateway.announce(&[dead]);
+    let path = format!("/dataservers/{dead}");
+    assert_eq!(get(gateway.listen, &path).json().get("process"), None, "it did not say");
+    gateway.heartbeat(&format!(r#"{{"addr":"{dead}","id":"5e0c","seq":1}}"#));
+    eventually("the process", || (get(gateway.listen, &path).json()["process"] == "5e0c").then_some(()));
+    assert_eq!(get(gateway.listen, "/").status, 502);
+    let told = eventually("the probe", || {
+        let told = events(&get(gateway.listen, &path).json());
+        told.iter().any(|(kind, _)| kind == "probe_failed").then_some(told)
+    });
+    let kinds: Vec<_> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["joined", "suspect", "probe_failed"]);
+    let whats: Vec<_> = told.iter().map(|(_, what)| what.as_str()).collect();
+    assert_eq!(whats[0], format!("joined: a heartbeat came by {nsqd}"));
+    assert_eq!(whats[1], "suspect: a request to it failed (connect)");
+    assert!(whats[2].starts_with("a probe failed: Connection refused"), "{whats:?}");
+    // The list has none of it.
+    let list = get(gateway.listen, "/dataservers").json();
+    assert_eq!((list.get("frozen_reason"), list["dataservers"][0].get("events")), (None, None));
+    assert_eq!(list["dataservers"][0]["state"], "suspect");
+}
+
+fn one_that_has_left_is_404_and_still_tells_why() {
+    let gateway = Apiserver::start("registry: {ttl: 500ms, sweep_interval: 50ms}\n");
+    let [nsqd, ..] = gateway.nsq.unwrap();
+    let (silent, polite) = (Stub::ok(""), Stub::ok(""));
+    gateway.heartbeat(&silent.addr().to_string());
+    for state in ["up", "down"] {
+        let seq = u8::from(state == "down");
+        gateway.heartbeat(&format!(
+            r#"{{"addr":"{}","id":"5e0c","seq":{seq},"state":"{state}"}}"#,
+            polite.addr()
+        ));
+    }
+    for (stub, kind, why) in [(&silent, "evicted", "evicted: silent for "), (&polite, "left", "left: ")] {
+        let reply = eventually(kind, || {
+            let reply = get(gateway.listen, &format!("/dataservers/{}", stub.addr()));
+            (reply.status == 404 && reply.json().get("left_at").is_some()).then_some(reply)
+        });
+        assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+        let told = reply.json();
+        assert_eq!(told["title"], "Unknown dataserver");
+        humantime::parse_rfc3339(told["left_at"].as_str().unwrap()).unwrap();
+        let events = events(&told);
+        let kinds: Vec<_> = events.iter().map(|(kind, _)| kind.as_str()).collect();
+        assert_eq!(kinds, ["joined", kind]);
+        assert!(events[1].1.starts_with(why), "{events:?}");
+        // The log has the same sentence.
+        let logged = gateway.process.wait_for(kind, |line| line.contains(why).then(|| line.to_owned()));
+        assert!(kind != "evicted" || logged.contains(&events[1].1), "{logged}");
+    }
+    let evicted = get(gateway.listen, &format!("/dataservers/{}", silent.addr())).json();
+    assert!(events(&evicted)[1].1.ends_with(&format!(", last heard via {nsqd}")), "{evicted}");
+    let never = get(gateway.listen, "/dataservers/127.0.0.1:1").json();
+    assert_eq!((never.get("left_at"), never.get("events")), (None, None));
 }
 
 fn readyz_says_no_until_somebody_is_live() {
