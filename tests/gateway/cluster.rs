@@ -42,6 +42,9 @@ pub fn trials() -> Vec<Trial> {
         faults_20_an_nsqd_that_sends_hostile_frames_is_backed_off_from_and_costs_nothing,
         a_lookup_that_is_none_is_said_so,
     ]);
+    // An embedded NSQ keeps 10,000 messages of a channel.
+    let name = "cluster::real::faults_17_a_backlog_is_drained_in_seconds";
+    trials.push(trial_with(name, &tools::NSQD, a_backlog_is_drained_in_seconds));
     // An embedded lookup knows its own nsqd and no other.
     let name = "cluster::real::an_nsqd_started_later_is_found";
     trials.push(trial_with(name, &tools::NSQD, an_nsqd_started_later_is_found));
@@ -205,6 +208,45 @@ fn old_heartbeats_revive_nobody(broker: Broker) {
     });
     assert!(gateway.metric("gateway_dataserver_joins_total") < 1.0);
     assert_eq!(get(gateway.listen, "/").status, 503);
+}
+
+fn a_backlog_is_drained_in_seconds() {
+    const BACKLOG: u16 = 20_000;
+    let cluster = Cluster::start(Broker::Real, 1);
+    let nsqd = &cluster.nsqds[0];
+    nsqd.post("/topic/create?topic=data_server_addr", b"");
+    nsqd.post("/channel/create?topic=data_server_addr&channel=past", b"");
+    // Somebody still listens at an address that is not announced any more.
+    let dead = Stub::ok("dead");
+    let heartbeats: Vec<_> = (0..BACKLOG)
+        .map(|n| match n % 100 {
+            0 => dead.addr().to_string(),
+            _ => format!("127.0.0.2:{}", 40_000 + n),
+        })
+        .collect();
+    for batch in heartbeats.chunks(5_000) {
+        nsqd.post("/mpub?topic=data_server_addr", batch.join("\n").as_bytes());
+    }
+    pause(Duration::from_millis(2600));
+    let dataservers = start_dataservers(2, &cluster.config(false, ""));
+    let mut live = addrs(&dataservers);
+    live.sort_unstable();
+    let gateway = Apiserver::start(&cluster.config(true, &QUICK.replace("nsq: {", "nsq: {channel: past, ")));
+    let channel = || {
+        let stats = get(nsqd.http, "/stats?format=json&topic=data_server_addr&channel=past").json();
+        stats["topics"][0]["channels"][0].clone()
+    };
+    within(Duration::from_secs(10), "the live ones", || (gateway.live() == live).then_some(()));
+    within(Duration::from_secs(10), "all to be finished", || {
+        let channel = channel();
+        ["depth", "in_flight_count", "deferred_count"].iter().all(|count| channel[count] == 0).then_some(())
+    });
+    assert!(!answering(&gateway, 60).contains(&"dead".to_owned()));
+    assert_eq!(dead.connections(), 0);
+    assert!(gateway.metric("gateway_dataserver_joins_total") < 2.1);
+    assert!(gateway.metric("gateway_heartbeats_total{result=\"stale\"}") >= f64::from(BACKLOG));
+    let channel = channel();
+    assert_eq!((&channel["requeue_count"], &channel["timeout_count"]), (&0.into(), &0.into()));
 }
 
 fn hostile_heartbeats(broker: Broker) {
