@@ -12,8 +12,10 @@ mod guard;
 mod intake;
 mod link;
 mod publisher;
+mod signed;
 mod subscriber;
 
 pub use intake::{Intake, RESULTS};
 pub use publisher::{Nsqds, PublishError, Publisher};
+pub use signed::Signed;
 pub use subscriber::Subscriber;

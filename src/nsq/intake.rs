@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::signed::Signed;
 use crate::addr::Dialable;
 use crate::heartbeat::{Heartbeat, Refusal};
 use crate::metrics::Metrics;
@@ -49,6 +50,8 @@ pub struct Intake {
     dialable: Dialable,
     /// What a dataserver speaks that does not say.
     protocol: Protocol,
+    /// Set, none is taken that is not signed.
+    signed: Option<Signed>,
     logged: Mutex<HashMap<&'static str, Instant>>,
 }
 
@@ -61,10 +64,16 @@ pub(super) struct Message<'a> {
 }
 
 impl Intake {
-    /// Takes messages into this registry; `dialable` is where dataservers may be, and `protocol` what one
-    /// speaks that does not say.
-    pub fn new(registry: Registry, metrics: Metrics, dialable: Dialable, protocol: Protocol) -> Self {
-        Self { registry, metrics, dialable, protocol, logged: Mutex::default() }
+    /// Takes messages into this registry; `dialable` is where dataservers may be, `protocol` what one speaks that does
+    /// not say, and `signed`, if it is there, who has the right key.
+    pub fn new(
+        registry: Registry,
+        metrics: Metrics,
+        dialable: Dialable,
+        protocol: Protocol,
+        signed: Option<Signed>,
+    ) -> Self {
+        Self { registry, metrics, dialable, protocol, signed, logged: Mutex::default() }
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
@@ -84,6 +93,9 @@ impl Intake {
 
     fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
         let heartbeat = Heartbeat::decode(body)?;
+        if let Some(signed) = &self.signed {
+            signed.check(&heartbeat)?;
+        }
         // A host name that leads here is seen through when it is resolved, before it is dialled.
         if heartbeat.addr.socket_addr().is_some_and(|target| self.dialable.is_own(target)) {
             return Err(Refusal::OwnListener);
@@ -93,7 +105,7 @@ impl Intake {
 
     fn record(
         &self,
-        Heartbeat { addr, protocol, phase, incarnation }: &Heartbeat,
+        Heartbeat { addr, protocol, phase, incarnation, .. }: &Heartbeat,
         message: &Message<'_>,
     ) -> &'static str {
         let now = Instant::now();
@@ -199,7 +211,7 @@ mod tests {
         let registry = Registry::new(crate::registry::Settings { capacity: 2, ..Default::default() });
         let metrics = Metrics::new(0, &RESULTS, &[]).unwrap();
         let own = crate::addr::OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
-        (Intake::new(registry.clone(), metrics, Dialable::new(own, None), Protocol::Http1), registry)
+        (Intake::new(registry.clone(), metrics, Dialable::new(own, None), Protocol::Http1, None), registry)
     }
 
     fn take(intake: &Intake, body: &str, age_secs: i64) {

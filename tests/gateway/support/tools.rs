@@ -49,6 +49,9 @@ pub static NODE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
 /// Debian's `promtool`, or another.
 pub static PROMTOOL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("promtool"));
 
+/// A Python without anything added.
+pub static PYTHON3: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("python3"));
+
 /// `curl`.
 pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("curl"));
 
