@@ -17,7 +17,7 @@ use crate::config::{self, Config};
 use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
 use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics};
-use crate::nsq::{self, Intake, Subscriber};
+use crate::nsq::{self, Intake, Signed, Subscriber};
 use crate::registry::{Ejection, Reason, Registry, Settings};
 use crate::tls::Identity;
 use crate::{proxy, server};
@@ -108,7 +108,8 @@ impl App {
             tasks.spawn_late("embedded NSQ", |stop| embedded.run(stop.cancelled_owned()));
         }
         let protocol = config.gateway.upstream_protocol;
-        let intake = Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol);
+        let signed = Signed::of(&config).map_err(anyhow::Error::new)?;
+        let intake = Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol, signed);
         let embedded_nsqd = nsq_addrs.map(|nsq| [nsq.tcp, nsq.http]);
         let subscriber = Subscriber::new(&config, embedded_nsqd, intake, metrics.clone())?;
         tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));

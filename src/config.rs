@@ -63,25 +63,35 @@ impl Config {
         Faults::none_or(faults).map(|()| config)
     }
 
-    /// The config file named on the command line, or the default one; with neither, the defaults.
+    /// The config file named on the command line, or the default one; with neither, the defaults. The files that it
+    /// names for a gateway must be good as well.
     ///
     /// # Errors
-    /// As [`Config::load`]. A file that was named must exist.
-    pub fn load_or_default(path: Option<&Path>) -> Result<Self, Faults> {
-        named_or_default(path).map_or_else(|| Ok(Self::default()), Self::load)
+    /// As [`Config::load`], with every fault of those files. A file that was named must exist.
+    pub fn load_for_gateway(path: Option<&Path>) -> Result<Self, Faults> {
+        Self::load_with(path, |config, faults| {
+            if let Some(tls) = &config.gateway.tls {
+                tls.check(faults);
+            }
+            config.nsq.check_files(faults);
+        })
     }
 
-    /// As [`Config::load_or_default`], for the gateway: the files that the config names must be good as well. A
-    /// dataserver that has the same config need not be able to read a key.
+    /// As [`Config::load_for_gateway`], for a dataserver: it need not be able to read the gateway's private key.
     ///
     /// # Errors
-    /// As [`Config::load_or_default`], with every fault of those files.
-    pub fn load_for_gateway(path: Option<&Path>) -> Result<Self, Faults> {
-        let Some(path) = named_or_default(path) else { return Ok(Self::default()) };
+    /// As [`Config::load_for_gateway`].
+    pub fn load_for_dataserver(path: Option<&Path>) -> Result<Self, Faults> {
+        Self::load_with(path, |config, faults| config.nsq.check_files(faults))
+    }
+
+    fn load_with(path: Option<&Path>, check: impl Fn(&Self, &mut Vec<Fault>)) -> Result<Self, Faults> {
+        let default = Path::new(DEFAULT_PATH);
+        let Some(path) = path.or_else(|| default.exists().then_some(default)) else {
+            return Ok(Self::default());
+        };
         let (config, mut faults) = Self::parse(&read_file(path)?);
-        if let Some(tls) = &config.gateway.tls {
-            tls.check(&mut faults);
-        }
+        check(&config, &mut faults);
         Faults::none_or(faults).map(|()| config)
     }
 
@@ -114,11 +124,6 @@ impl Config {
             Embedded::Off => false,
         }
     }
-}
-
-fn named_or_default(path: Option<&Path>) -> Option<&Path> {
-    let default = Path::new(DEFAULT_PATH);
-    path.or_else(|| default.exists().then_some(default))
 }
 
 fn read_file(path: &Path) -> Result<String, Faults> {

@@ -44,7 +44,7 @@ impl Dataserver {
 /// `timeouts.drain`, and says that it is down.
 ///
 /// # Errors
-/// When NSQ does not take the topic's name, or the listener fails.
+/// When NSQ does not take the topic's name, heartbeats are to be signed and cannot be, or the listener fails.
 pub async fn run(
     dataserver: Dataserver,
     plain: bool,

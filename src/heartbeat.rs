@@ -2,11 +2,19 @@
 //!
 //! Two forms, told apart by the first byte: the plain `host:port` that the Go dataservers send, and a
 //! JSON object `{"addr":"host:port","proto":"h2c","id":"5e0c…","seq":7,"state":"up"}` whose fields but `addr` are
-//! optional; those not known here are ignored, so that a newer dataserver can talk to an older gateway.
+//! optional; those not known here are ignored, so that a newer dataserver can talk to an older gateway. A signed one
+//! has `time` and `sig` as well.
+
+mod signature;
 
 use serde::Deserialize;
 
+pub use signature::Signature;
+
+use signature::Statement;
+
 use crate::addr::{Addr, AddrError};
+use crate::key::Key;
 use crate::presence::{Incarnation, Phase, ProcessId};
 use crate::protocol::Protocol;
 
@@ -24,6 +32,8 @@ pub struct Heartbeat {
     pub phase: Phase,
     /// Which process it is; `None` if it does not say.
     pub incarnation: Option<Incarnation>,
+    /// What came with it to prove who sent it; `None` if that cannot be a proof.
+    pub signature: Option<Signature>,
 }
 
 /// Why a body is no heartbeat. The [`label`](Refusal::label) is the `result` under which it is counted.
@@ -57,11 +67,25 @@ pub enum Refusal {
     /// The address is in none of the networks that dataservers may be in.
     #[error("the address is in none of the networks of registry.allow")]
     NotAllowed,
+    /// A key is configured, and what makes a signature is not all there.
+    #[error(
+        "it is not signed: \"id\", \"seq\", \"time\" and a \"sig\" of 64 lower-case hexadecimal digits are needed"
+    )]
+    Unsigned,
+    /// Signed with another key, or changed since.
+    #[error("the \"sig\" is not what the key in nsq.heartbeat_key_file makes of it")]
+    Forged,
+    /// Signed too long ago, or by a clock that is wrong.
+    #[error("the \"time\" is further from this gateway's clock than nsq.clock_tolerance")]
+    Clock,
+    /// Not the first with this number, or overtaken by a later one.
+    #[error("the \"seq\" is not above the last one of this \"id\": it came a second time, or late")]
+    Replayed,
 }
 
 impl Refusal {
     /// Every refusal, for whoever counts them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::BadJson,
@@ -76,6 +100,10 @@ impl Refusal {
         Self::Phase,
         Self::OwnListener,
         Self::NotAllowed,
+        Self::Unsigned,
+        Self::Forged,
+        Self::Clock,
+        Self::Replayed,
     ];
 
     /// The label of `gateway_heartbeats_total{result}`.
@@ -95,6 +123,10 @@ impl Refusal {
             Self::Phase => "refused_state",
             Self::OwnListener => "refused_own_listener",
             Self::NotAllowed => "refused_not_allowed",
+            Self::Unsigned => "refused_unsigned",
+            Self::Forged => "refused_signature",
+            Self::Clock => "refused_clock",
+            Self::Replayed => "refused_replayed",
         }
     }
 }
@@ -109,6 +141,8 @@ struct Json<'a> {
     id: Option<serde_json::Value>,
     seq: Option<serde_json::Value>,
     state: Option<serde_json::Value>,
+    time: Option<serde_json::Value>,
+    sig: Option<serde_json::Value>,
 }
 
 impl Heartbeat {
@@ -134,22 +168,55 @@ impl Heartbeat {
             (None, _) => None,
             (Some(_), None) => return Err(Refusal::Id),
         };
-        Ok(Self { addr, protocol, phase: phase.unwrap_or_default(), incarnation })
+        let statement = incarnation.as_ref().zip(json.time.and_then(|time| time.as_u64()));
+        let statement = statement.map(|(Incarnation { id, seq }, time)| Statement {
+            addr: &json.addr,
+            id: id.as_str(),
+            seq: *seq,
+            time,
+            state: phase.map_or("", Phase::as_str),
+            proto: protocol.map_or("", Protocol::as_str),
+        });
+        let signature = statement.zip(json.sig).and_then(|(said, sig)| Signature::read(&said, sig.as_str()?));
+        Ok(Self { addr, protocol, phase: phase.unwrap_or_default(), incarnation, signature })
     }
 
     /// What the plain form says.
     pub fn plain(addr: Addr) -> Self {
-        Self { addr, protocol: None, phase: Phase::Up, incarnation: None }
+        Self { addr, protocol: None, phase: Phase::Up, incarnation: None, signature: None }
     }
 
-    /// The plain form, which every gateway and the seed's own apiserver read, if it can say all there is to say.
+    /// The plain form, which every gateway and the seed's own apiserver read, if it can say all there is to say. A
+    /// signature that it came with does not go on.
     pub fn encode(&self) -> Vec<u8> {
-        let addr = self.addr.as_str();
-        if *self == Self::plain(self.addr.clone()) {
-            return addr.as_bytes().to_vec();
+        if self.protocol.is_none() && self.phase == Phase::Up && self.incarnation.is_none() {
+            return self.addr.as_str().as_bytes().to_vec();
         }
+        serde_json::Value::Object(self.json()).to_string().into()
+    }
+
+    /// The JSON form with a signature of this `time`, in milliseconds since 1970. Who does not say which process it is
+    /// cannot sign: then there is none.
+    pub fn encode_signed(&self, key: &Key, time: u64) -> Vec<u8> {
+        let mut json = self.json();
+        if let Some(Incarnation { id, seq }) = &self.incarnation {
+            let statement = Statement {
+                addr: self.addr.as_str(),
+                id: id.as_str(),
+                seq: *seq,
+                time,
+                state: self.phase.as_str(),
+                proto: self.protocol.map_or("", Protocol::as_str),
+            };
+            json.insert("sig".to_owned(), statement.sign(key).into());
+            json.insert("time".to_owned(), time.into());
+        }
+        serde_json::Value::Object(json).to_string().into()
+    }
+
+    fn json(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut json = serde_json::Map::new();
-        json.insert("addr".to_owned(), addr.into());
+        json.insert("addr".to_owned(), self.addr.as_str().into());
         if let Some(protocol) = self.protocol {
             json.insert("proto".to_owned(), protocol.as_str().into());
         }
@@ -158,7 +225,7 @@ impl Heartbeat {
             json.insert("seq".to_owned(), (*seq).into());
         }
         json.insert("state".to_owned(), self.phase.as_str().into());
-        serde_json::Value::Object(json).to_string().into()
+        json
     }
 }
 
@@ -217,6 +284,49 @@ mod tests {
         }
     }
 
+    fn key() -> Key {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, "0123456789abcdef").unwrap();
+        Key::load(&file).unwrap()
+    }
+
+    /// What is signed is what stands there, not what is made of it: nobody need know how addresses are normalised, or
+    /// what is meant where nothing is said.
+    #[test]
+    fn a_signature_is_over_the_words_of_the_message() {
+        let said = r#""addr":"DB1:080","id":"x","seq":1,"time":2"#;
+        let statement = Statement { addr: "DB1:080", id: "x", seq: 1, time: 2, state: "", proto: "" };
+        let sig = statement.sign(&key());
+        let read = |body: String| Heartbeat::decode(body.as_bytes()).unwrap();
+        let heartbeat = read(format!(r#"{{{said},"sig":"{sig}"}}"#));
+        assert_eq!(heartbeat.addr.as_str(), "db1:80");
+        assert!(heartbeat.signature.unwrap().is_by(&key()));
+        for changed in [r#","state":"up""#, r#","state":"down""#, r#","proto":"http/1.1""#] {
+            let heartbeat = read(format!(r#"{{{said}{changed},"sig":"{sig}"}}"#));
+            assert!(!heartbeat.signature.unwrap().is_by(&key()), "{changed}");
+        }
+    }
+
+    #[test]
+    fn half_a_signature_is_none() {
+        let sig = "0".repeat(64);
+        let whole = format!(r#"{{"addr":"a:1","id":"x","seq":1,"time":2,"sig":"{sig}"}}"#);
+        let read = |body: &str| Heartbeat::decode(body.as_bytes()).unwrap().signature;
+        assert!(read(&whole).is_some());
+        for (part, without) in [
+            (r#""time":2"#, r#""time":null"#),
+            (r#""time":2"#, r#""time":"2026-11-22T16:31:52Z""#),
+            (r#""time":2"#, r#""time":2.5"#),
+            (r#""id":"x","seq":1,"#, ""),
+            (sig.as_str(), ""),
+            (sig.as_str(), "x"),
+        ] {
+            assert_eq!(read(&whole.replace(part, without)), None, "{without}");
+        }
+        assert_eq!(read(&whole.replace(&format!("\"{sig}\""), "7")), None);
+    }
+
     #[test]
     fn what_is_no_heartbeat_is_refused_by_name() {
         for (body, why) in [
@@ -259,22 +369,28 @@ mod tests {
         #[test]
         fn any_json_is_a_heartbeat_or_a_refusal(
             addr in ".{0,60}", key in "[a-z]{1,8}", number: i64, proto in ".{0,10}", id in ".{0,70}", state in ".{0,9}",
+            sig in ".{0,70}",
         ) {
             let body = serde_json::json!({
-                "addr": addr, key: number, "proto": proto, "id": id, "seq": number, "state": state,
+                "addr": addr, key: number, "proto": proto, "id": id, "seq": number, "state": state, "time": number,
+                "sig": sig,
             });
             let _ = Heartbeat::decode(body.to_string().as_bytes());
         }
 
         #[test]
         fn what_is_written_is_read_again(
-            id in proptest::option::of("[!-~]{1,64}"), seq: u64, phase in 0usize..3, h2c: bool,
+            id in proptest::option::of("[!-~]{1,64}"), seq: u64, phase in 0usize..3, h2c: bool, time: u64,
         ) {
             let phase = [Phase::Up, Phase::Draining, Phase::Down][phase];
             let incarnation = id.map(|id| Incarnation { id: id.parse().unwrap(), seq });
             let protocol = h2c.then_some(Protocol::H2c);
-            let heartbeat = Heartbeat { addr: "a:1".parse().unwrap(), protocol, phase, incarnation };
-            prop_assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat));
+            let heartbeat = Heartbeat { protocol, phase, incarnation, ..Heartbeat::plain("a:1".parse().unwrap()) };
+            prop_assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat.clone()));
+            let signed = Heartbeat::decode(&heartbeat.encode_signed(&key(), time)).unwrap();
+            prop_assert_eq!(signed.signature.is_some(), heartbeat.incarnation.is_some());
+            prop_assert!(signed.signature.iter().all(|signature| signature.is_by(&key()) && signature.time == time));
+            prop_assert_eq!(Heartbeat { signature: None, ..signed }, heartbeat);
         }
     }
 }

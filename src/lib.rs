@@ -18,7 +18,7 @@
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
-//! | [`addr`], [`alarm`], [`fetch`], [`presence`], [`problem`], [`protocol`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, what a dataserver says of itself, one error document, what it speaks, a certificate and its key | |
+//! | [`addr`], [`alarm`], [`fetch`], [`key`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, a key that two sides share, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -43,6 +43,7 @@ pub mod embedded_nsq;
 pub mod fetch;
 pub mod heartbeat;
 pub mod http1;
+pub mod key;
 pub mod liveness;
 pub mod metrics;
 pub mod nsq;
@@ -53,5 +54,6 @@ pub mod proxy;
 pub mod registry;
 pub mod server;
 pub mod shutdown;
+pub mod small_file;
 pub mod telemetry;
 pub mod tls;

@@ -17,9 +17,11 @@ mod intake;
 mod link;
 mod nsqd;
 mod publisher;
+mod signed;
 mod stats;
 mod subscriber;
 
 pub use intake::{Intake, RESULTS};
 pub use publisher::{Nsqds, PublishError, Publisher};
+pub use signed::Signed;
 pub use subscriber::Subscriber;

@@ -90,7 +90,7 @@ fn main() -> ExitCode {
 }
 
 fn with_config(file: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match Config::load_or_default(file) {
+    match Config::load_for_dataserver(file) {
         Ok(config) => run(config),
         Err(faults) => cli::bad_config(file.unwrap_or(Path::new(DEFAULT_PATH)), &faults),
     }

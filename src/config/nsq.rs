@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
+use super::{Fault, Faults};
+use crate::key::Key;
 
 /// How heartbeats are read.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,22 @@ impl Nsq {
         };
         section.finish();
         nsq
+    }
+
+    /// What is wrong with the files that it names.
+    pub(super) fn check_files(&self, faults: &mut Vec<Fault>) {
+        if let Err(of_key) = self.heartbeat_key() {
+            faults.extend(of_key.iter().cloned());
+        }
+    }
+
+    /// The key that heartbeats are signed with, if there is to be one.
+    ///
+    /// # Errors
+    /// What is wrong with its file.
+    pub fn heartbeat_key(&self) -> Result<Option<Key>, Faults> {
+        let key = self.heartbeat_key_file.as_deref().map(Key::load).transpose();
+        key.map_err(|why| Faults::one("nsq.heartbeat_key_file", why))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Announcing: a heartbeat at once, then one every `common.heart_beat_time`, and a goodbye at the end.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use rand::Rng;
@@ -10,6 +10,7 @@ use crate::addr::Addr;
 use crate::config::Config;
 use crate::fetch;
 use crate::heartbeat::Heartbeat;
+use crate::key::Key;
 use crate::nsq::{Nsqds, Publisher};
 use crate::presence::{Incarnation, Phase, ProcessId};
 use crate::protocol::Protocol;
@@ -39,6 +40,8 @@ pub struct Announcer {
     probe: Option<Probe>,
     publisher: Publisher,
     interval: Duration,
+    /// What heartbeats are signed with.
+    key: Option<Key>,
     /// Whether a gateway may have heard of it.
     announced: bool,
 }
@@ -77,15 +80,21 @@ impl Announcer {
     /// Announces to the nsqds of `config`, as a process that nobody has heard of before.
     ///
     /// # Errors
-    /// When NSQ does not take the topic's name.
+    /// When NSQ does not take the topic's name, or heartbeats are to be signed and cannot be.
     pub fn new(announcement: Announcement, config: &Config) -> anyhow::Result<Self> {
         let Announcement { addr, protocol, probe, plain } = announcement;
+        let key = config.nsq.heartbeat_key()?;
+        anyhow::ensure!(
+            !(plain && key.is_some()),
+            "the plain form cannot be signed, and nsq.heartbeat_key_file asks for that"
+        );
         let incarnation = (!plain).then(|| Incarnation { id: ProcessId::random(), seq: 0 });
         Ok(Self {
-            heartbeat: Heartbeat { addr, protocol, phase: Phase::Up, incarnation },
+            heartbeat: Heartbeat { protocol, incarnation, ..Heartbeat::plain(addr) },
             probe,
             publisher: Publisher::new(config, Nsqds::of(config))?,
             interval: config.common.heart_beat_time,
+            key,
             announced: false,
         })
     }
@@ -186,8 +195,17 @@ impl Announcer {
         if let Some(incarnation) = &mut self.heartbeat.incarnation {
             incarnation.seq += 1;
         }
-        self.heartbeat.encode()
+        match &self.key {
+            Some(key) => self.heartbeat.encode_signed(key, millis_since_1970()),
+            None => self.heartbeat.encode(),
+        }
     }
+}
+
+/// A clock that is wrong is for the gateway to find out.
+fn millis_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Probe {

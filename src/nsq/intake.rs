@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::signed::Signed;
 use crate::addr::Dialable;
 use crate::heartbeat::{Heartbeat, Refusal};
 use crate::metrics::Metrics;
@@ -49,6 +50,8 @@ pub struct Intake {
     dialable: Dialable,
     /// What a dataserver speaks that does not say.
     protocol: Protocol,
+    /// Set, none is taken that is not signed.
+    signed: Option<Signed>,
     logged: Mutex<HashMap<&'static str, Instant>>,
 }
 
@@ -62,10 +65,16 @@ pub(super) struct Message<'a> {
 }
 
 impl Intake {
-    /// Takes messages into this registry; `dialable` is where dataservers may be, and `protocol` what one
-    /// speaks that does not say.
-    pub fn new(registry: Registry, metrics: Metrics, dialable: Dialable, protocol: Protocol) -> Self {
-        Self { registry, metrics, dialable, protocol, logged: Mutex::default() }
+    /// Takes messages into this registry; `dialable` is where dataservers may be, `protocol` what one speaks that does
+    /// not say, and `signed`, if it is there, who has the right key.
+    pub fn new(
+        registry: Registry,
+        metrics: Metrics,
+        dialable: Dialable,
+        protocol: Protocol,
+        signed: Option<Signed>,
+    ) -> Self {
+        Self { registry, metrics, dialable, protocol, signed, logged: Mutex::default() }
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
@@ -85,6 +94,9 @@ impl Intake {
 
     fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
         let heartbeat = Heartbeat::decode(body)?;
+        if let Some(signed) = &self.signed {
+            signed.check(&heartbeat)?;
+        }
         // What a host name leads to is judged when it is resolved, before it is dialled.
         match heartbeat.addr.socket_addr() {
             Some(target) if self.dialable.is_own(target) => Err(Refusal::OwnListener),
@@ -94,7 +106,7 @@ impl Intake {
     }
 
     fn record(&self, heartbeat: &Heartbeat, message: &Message<'_>) -> &'static str {
-        let Heartbeat { addr, protocol, phase, incarnation } = heartbeat;
+        let Heartbeat { addr, protocol, phase, incarnation, .. } = heartbeat;
         let (protocol, incarnation) = (protocol.unwrap_or(self.protocol), incarnation.as_ref());
         let Message { age, received, nsqd, .. } = *message;
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
@@ -191,7 +203,7 @@ mod tests {
         let own = OwnListeners::new(vec!["127.0.0.1:9000".parse().unwrap()]);
         let allow = ["loopback", "private"].map(|network| network.parse().unwrap());
         let dialable = Dialable::new(own, Some(Networks::new(allow.to_vec())));
-        (Intake::new(registry.clone(), metrics, dialable, Protocol::Http1), registry)
+        (Intake::new(registry.clone(), metrics, dialable, Protocol::Http1, None), registry)
     }
 
     fn take(intake: &Intake, body: &str, age_secs: u64) {

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -13,6 +12,8 @@ use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
+
+use crate::small_file;
 
 /// What is offered in a handshake, the better first (RFC 9113 §3.1, RFC 7301 §6).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -82,7 +83,7 @@ impl Files {
     pub(super) fn read(&self) -> (Seen, Loaded) {
         // Before the text: what is written between the two is then seen at the next look.
         let stamps = self.stamps();
-        let (cert, key) = (read(&self.cert), read(&self.key));
+        let [cert, key] = [&self.cert, &self.key].map(|path| small_file::read(path, MAX_FILE));
         let mut hasher = DefaultHasher::new();
         (&cert, &key).hash(&mut hasher);
         (Seen { stamps, hash: hasher.finish() }, self.load(cert, key))
@@ -132,21 +133,6 @@ impl Files {
         };
         Fault { file, message: format!("\"{}\" {message}", path.display()) }
     }
-}
-
-fn read(path: &Path) -> Text {
-    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    // Looked at before it is opened, which for a pipe would wait for a writer.
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err("is not a file".to_owned());
-    }
-    let mut text = Vec::new();
-    let file = fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!("is larger than {MAX_FILE} bytes"));
-    }
-    Ok(text)
 }
 
 /// The whole chain, the gateway's own certificate first.

@@ -19,6 +19,7 @@ mod docs;
 mod goodbye;
 mod proxy;
 mod rooms;
+mod signed;
 mod support;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     trials.extend(demo::trials());
     trials.extend(cluster::trials());
     trials.extend(goodbye::trials());
+    trials.extend(signed::trials());
     trials.extend(clients::trials());
     trials.extend(proxy::rows_trials(&trials));
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -52,6 +52,9 @@ pub static PROMTOOL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed
 /// `prometheus`, which comes with it.
 pub static PROMETHEUS: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("prometheus"));
 
+/// A Python without anything added.
+pub static PYTHON3: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("python3"));
+
 /// `curl`.
 pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("curl"));
 

@@ -1,0 +1,190 @@
+//! Whether a heartbeat may be believed where heartbeats are signed: by who has the key, not long ago, and once.
+//!
+//! NSQ delivers at least once and in any order, so one that is honest can count as replayed. That costs nobody
+//! anything: the one that overtook it said something newer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::addr::Addr;
+use crate::config::{Config, Faults};
+use crate::heartbeat::{Heartbeat, Refusal};
+use crate::key::Key;
+use crate::presence::{Incarnation, ProcessId};
+
+/// Takes signed heartbeats only, each once.
+pub struct Signed {
+    key: Key,
+    tolerance: Duration,
+    last_seqs: Mutex<LastSeqs>,
+}
+
+impl Signed {
+    /// `None` for a config that has no key: then nobody need sign.
+    ///
+    /// # Errors
+    /// What is wrong with the key's file.
+    pub fn of(config: &Config) -> Result<Option<Self>, Faults> {
+        let tolerance = config.nsq.clock_tolerance;
+        // One whose clock is ahead can be sent again until the time that it claims has come and gone.
+        let last_seqs = LastSeqs::new(2 * tolerance, config.registry.capacity, Instant::now());
+        let key = config.nsq.heartbeat_key()?;
+        Ok(key.map(|key| Self { key, tolerance, last_seqs: Mutex::new(last_seqs) }))
+    }
+
+    /// # Errors
+    /// Why it is not believed.
+    pub(super) fn check(&self, heartbeat: &Heartbeat) -> Result<(), Refusal> {
+        let Heartbeat { addr, incarnation: Some(incarnation), signature: Some(signature), .. } = heartbeat
+        else {
+            return Err(Refusal::Unsigned);
+        };
+        if !signature.is_by(&self.key) {
+            return Err(Refusal::Forged);
+        }
+        if millis_since_1970().abs_diff(signature.time) > millis(self.tolerance) {
+            return Err(Refusal::Clock);
+        }
+        // Last: who has no key must not be able to fill the memory, nor to use up a number.
+        let mut last_seqs = self.last_seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_seqs.raise(addr, incarnation, Instant::now()) { Ok(()) } else { Err(Refusal::Replayed) }
+    }
+}
+
+/// The last number of each process: in the present span of time, and in the one before. So each is remembered for at
+/// least a span after it was heard from last, and forgetting costs nothing.
+struct LastSeqs {
+    now: HashMap<(Addr, ProcessId), u64>,
+    before: HashMap<(Addr, ProcessId), u64>,
+    turned: Instant,
+    span: Duration,
+    capacity: usize,
+}
+
+impl LastSeqs {
+    fn new(span: Duration, capacity: usize, turned: Instant) -> Self {
+        Self { now: HashMap::new(), before: HashMap::new(), turned, span, capacity }
+    }
+
+    /// Whether it is above all that were heard from this process.
+    fn raise(&mut self, addr: &Addr, Incarnation { id, seq }: &Incarnation, now: Instant) -> bool {
+        let process = (addr.clone(), id.clone());
+        // Only who has the key gets here. Should one that does make up new processes without end, then the first
+        // are forgotten early.
+        let is_full = self.now.len() >= self.capacity && !self.now.contains_key(&process);
+        if is_full || now.saturating_duration_since(self.turned) >= self.span {
+            self.before = std::mem::take(&mut self.now);
+            self.turned = now;
+        }
+        let last = self.now.get(&process).or_else(|| self.before.get(&process));
+        let is_new = last.is_none_or(|last| seq > last);
+        if is_new {
+            self.now.insert(process, *seq);
+        }
+        is_new
+    }
+}
+
+fn millis_since_1970() -> u64 {
+    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::Phase;
+
+    const TOLERANCE: Duration = Duration::from_secs(60);
+
+    fn key(bytes: &str) -> Key {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, bytes).unwrap();
+        Key::load(&file).unwrap()
+    }
+
+    fn signed(capacity: usize) -> Signed {
+        let last_seqs = LastSeqs::new(2 * TOLERANCE, capacity, Instant::now());
+        Signed { key: key("0123456789abcdef"), tolerance: TOLERANCE, last_seqs: Mutex::new(last_seqs) }
+    }
+
+    fn heartbeat(port: u16, id: &str, seq: u64) -> Heartbeat {
+        let incarnation = Some(Incarnation { id: id.parse().unwrap(), seq });
+        let addr = format!("10.0.0.1:{port}").parse().unwrap();
+        Heartbeat { incarnation, phase: Phase::Draining, ..Heartbeat::plain(addr) }
+    }
+
+    /// What becomes of a heartbeat that was signed so many seconds ago.
+    fn check(signed: &Signed, heartbeat: &Heartbeat, key: &Key, seconds_ago: i64) -> Result<(), Refusal> {
+        let time = millis_since_1970().saturating_add_signed(-seconds_ago * 1000);
+        signed.check(&Heartbeat::decode(&heartbeat.encode_signed(key, time)).unwrap())
+    }
+
+    #[test]
+    fn only_who_has_the_key_is_believed() {
+        let (signed, ours, other) = (signed(10), key("0123456789abcdef"), key("another key of 16"));
+        assert_eq!(signed.check(&heartbeat(1, "a", 1)), Err(Refusal::Unsigned));
+        assert_eq!(signed.check(&Heartbeat::plain("10.0.0.1:1".parse().unwrap())), Err(Refusal::Unsigned));
+        assert_eq!(check(&signed, &heartbeat(1, "a", 1), &other, 0), Err(Refusal::Forged));
+        // A forged one has used up nothing.
+        assert_eq!(check(&signed, &heartbeat(1, "a", 1), &ours, 0), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_may_be_wrong_by_the_tolerance_either_way() {
+        let (signed, key) = (signed(10), key("0123456789abcdef"));
+        for (seq, (seconds_ago, expected)) in (1..).zip([
+            (3600, Err(Refusal::Clock)),
+            (61, Err(Refusal::Clock)),
+            (58, Ok(())),
+            (-58, Ok(())),
+            (-61, Err(Refusal::Clock)),
+            (-3600, Err(Refusal::Clock)),
+        ]) {
+            assert_eq!(check(&signed, &heartbeat(1, "a", seq), &key, seconds_ago), expected, "{seconds_ago}");
+        }
+    }
+
+    /// The wall clock stands still here: whatever is forgotten would be believed again.
+    #[tokio::test(start_paused = true)]
+    async fn each_is_believed_once_for_as_long_as_its_time_can_be_good() {
+        let key = key("0123456789abcdef");
+        for seconds_before in [0, 60, 119] {
+            let signed = signed(10);
+            tokio::time::advance(Duration::from_secs(seconds_before)).await;
+            assert_eq!(check(&signed, &heartbeat(1, "a", 7), &key, 0), Ok(()));
+            for seq in 1..=12 {
+                assert_eq!(check(&signed, &heartbeat(1, "a", 7), &key, 0), Err(Refusal::Replayed), "{seq}");
+                assert_eq!(check(&signed, &heartbeat(1, "a", 6), &key, 0), Err(Refusal::Replayed), "{seq}");
+                // Others go on, and are not mistaken for it.
+                assert_eq!(check(&signed, &heartbeat(2, "a", seq), &key, 0), Ok(()));
+                assert_eq!(check(&signed, &heartbeat(1, "b", seq), &key, 0), Ok(()));
+                tokio::time::advance(TOLERANCE / 6).await;
+            }
+            assert_eq!(check(&signed, &heartbeat(1, "a", 8), &key, 0), Ok(()));
+        }
+    }
+
+    #[test]
+    fn processes_without_end_fill_no_memory() {
+        let (signed, key) = (signed(10), key("0123456789abcdef"));
+        for seq in 1..=3 {
+            for port in 1..=10 {
+                assert_eq!(check(&signed, &heartbeat(port, "a", seq), &key, 0), Ok(()));
+                assert_eq!(check(&signed, &heartbeat(port, "a", seq), &key, 0), Err(Refusal::Replayed));
+            }
+        }
+        for id in 0..100 {
+            assert_eq!(check(&signed, &heartbeat(1, &id.to_string(), 1), &key, 0), Ok(()));
+            let seqs = signed.last_seqs.lock().unwrap();
+            assert!(seqs.now.len() <= 10 && seqs.before.len() <= 10);
+        }
+    }
+}
