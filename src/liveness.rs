@@ -7,6 +7,8 @@
 mod hold;
 mod prober;
 
+use std::time::Duration;
+
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::addr::Dialable;
@@ -19,6 +21,9 @@ use prober::{Answer, Prober};
 
 /// Every label of `gateway_probes_total{result}`.
 pub const PROBE_RESULTS: [&str; 3] = Answer::LABELS;
+
+/// A pause that is worth a line in the log.
+const PAUSE_TOLD: Duration = Duration::from_secs(1);
 
 /// Ticks within what a tick may be late.
 const TICKS: u32 = 5;
@@ -67,7 +72,12 @@ impl Liveness {
         if let Some(pause) = self.registry.tick(now) {
             self.metrics.paused(pause);
             let seconds = pause.as_secs_f64();
-            tracing::warn!(seconds, "the gateway stood still; silence meanwhile counts for nobody");
+            // A busy machine is late by a little again and again.
+            if pause >= PAUSE_TOLD {
+                tracing::warn!(seconds, "the gateway stood still; silence meanwhile counts for nobody");
+            } else {
+                tracing::debug!(seconds, "the gateway stood still for a moment");
+            }
         }
         let (connected, known) = self.metrics.nsqds_connected();
         let path = Path::of(connected, known);
