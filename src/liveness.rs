@@ -6,6 +6,8 @@
 
 mod hold;
 mod prober;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ pub struct Liveness {
     prober: Prober,
     hold: Hold,
     silence: Silence,
+    /// As it was at the last survey.
+    path: Path,
     next_survey: Instant,
 }
 
@@ -43,9 +47,10 @@ impl Liveness {
     /// For the dataservers of `registry`, where they may be dialled.
     pub fn new(registry: Registry, metrics: Metrics, settings: config::Registry, dialable: Dialable) -> Self {
         let prober = Prober::new(settings.probe.clone(), dialable);
-        let silence = Silence { ttl: registry.ttl(), margin: registry.tick_allowance() * 2 / TICKS };
-        let next_survey = Instant::now();
-        Self { registry, metrics, settings, prober, hold: Hold::Flowing, silence, next_survey }
+        // By so much time may have passed at the next tick, and nobody is to expire before that.
+        let silence = Silence { ttl: registry.ttl(), margin: registry.tick_allowance() };
+        let (hold, path, next_survey) = (Hold::Flowing, Path::Down, Instant::now());
+        Self { registry, metrics, settings, prober, hold, silence, path, next_survey }
     }
 
     /// Runs for as long as it is polled.
@@ -81,14 +86,20 @@ impl Liveness {
         }
         let (connected, known) = self.metrics.nsqds_connected();
         let path = Path::of(connected, known);
-        if now < self.next_survey && (path == Path::Whole) == (self.hold == Hold::Flowing) {
+        if now < self.next_survey && path == self.path && !self.registry.has_changed_since_survey() {
             return;
         }
+        self.path = path;
         let survey = self.registry.survey(now, self.silence.late());
         let before = self.hold;
-        self.hold = before.next(path, &survey, self.silence, now);
-        self.registry.hold(self.hold.limit(self.silence), self.hold.frozen());
-        if before.frozen() != self.hold.frozen() {
+        let hold = before.next(path, &survey, self.silence, now);
+        if hold.limit(self.silence) != before.limit(self.silence) {
+            // Whoever has expired by the limit until now: a longer one must not bring it back.
+            self.sweep(now);
+        }
+        self.hold = hold;
+        self.registry.hold(hold.limit(self.silence), hold.frozen());
+        if before.frozen() != hold.frozen() {
             self.tell_of_freeze(before, survey.silent, survey.known);
         }
         let interval = self.settings.probe.interval;
@@ -97,9 +108,9 @@ impl Liveness {
         self.prober.watch_silent(silent, now);
         self.next_survey = now
             + match self.hold {
-                // Nobody can expire sooner.
-                Hold::Flowing => self.silence.ttl.saturating_sub(survey.longest + self.silence.margin),
-                _ => interval / 4,
+                // Nobody can expire sooner, nor who joins by a heartbeat that was on its way for a margin.
+                Hold::Flowing => self.silence.ttl.saturating_sub(survey.longest + self.silence.margin * 2),
+                _ => interval.min(self.silence.ttl) / 4,
             };
     }
 

@@ -207,6 +207,9 @@ impl Registry {
                 slot.insert(inner.admit(beat.addr, what, doubt, now, |entry| {
                     heard(entry);
                 }));
+                if age > inner.shared.clock.allowance() {
+                    inner.shared.changed_since_survey.store(true, Ordering::Relaxed);
+                }
                 Recorded::Joined
             }
         }

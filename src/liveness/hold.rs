@@ -5,7 +5,8 @@
 //! means little: a dataserver may publish to those that are not. In both cases whoever is silent stays for as long as it answers a probe. When heartbeats come
 //! again, everybody has a TTL to be heard.
 //!
-//! One dataserver alone is never most of them: while its nsqds are connected its silence is its own.
+//! One dataserver alone is never most of them: while its nsqds are connected its silence is its own, and it has a TTL to
+//! be heard after they were not.
 
 use std::time::Duration;
 
@@ -83,9 +84,10 @@ impl Hold {
         let thawing = Self::Thawing { until: now + silence.ttl };
         match self {
             Self::Frozen(_) if is_anybody_heard && silent * 2 <= known => thawing,
+            Self::Frozen(Frozen::NoNsqd) if known + out == 1 => thawing,
+            Self::Frozen(_) => Self::Frozen(Frozen::Silence),
             Self::Degraded if path == Path::Whole => thawing,
             Self::Thawing { until } if now < until => self,
-            Self::Frozen(_) => self,
             Self::Degraded | Self::Thawing { .. } | Self::Flowing => {
                 if path == Path::Degraded {
                     Self::Degraded
@@ -170,7 +172,7 @@ mod tests {
         assert_eq!((hold.limit(SILENCE), hold.mercy(SECOND)), (None, SECOND));
         // That nsqd is back is not enough.
         let hold = next(hold, Path::Whole, survey(3, 3, 60 * SECOND));
-        assert_eq!(hold, Hold::Frozen(Frozen::NoNsqd));
+        assert_eq!(hold, Hold::Frozen(Frozen::Silence));
         let hold = next(hold, Path::Whole, survey(3, 1, 60 * SECOND));
         let Hold::Thawing { until } = hold else { panic!("{hold:?}") };
         assert!(until >= begun + SILENCE.ttl);

@@ -235,7 +235,10 @@ impl Entry {
             (Standing::Out, Standing::Out) => Probed::Unchanged,
             (_, Standing::Out) => Probed::Out,
             (before, after) if before == after => Probed::Unchanged,
-            _ => Probed::Back,
+            _ => {
+                self.shared.changed_since_survey.store(true, Ordering::Relaxed);
+                Probed::Back
+            }
         }
     }
 

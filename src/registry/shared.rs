@@ -1,7 +1,7 @@
 //! What all entries have in common.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub(super) picked_from: AtomicUsize,
     /// Those that are ejected.
     ejected: AtomicUsize,
+    /// Somebody may expire sooner than the last survey could tell.
+    pub(super) changed_since_survey: AtomicBool,
     /// Why, by its number; 0 if it is not.
     pub(super) frozen: AtomicU8,
     /// Those that became doubtful, and that nobody has looked at yet.
@@ -82,6 +84,7 @@ impl Shared {
             size: AtomicUsize::new(0),
             picked_from: AtomicUsize::new(0),
             ejected: AtomicUsize::new(0),
+            changed_since_survey: AtomicBool::new(false),
             frozen: AtomicU8::new(0),
             raised: Mutex::default(),
             doubts: Notify::new(),

@@ -52,7 +52,7 @@ impl fmt::Display for Frozen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoNsqd => "no nsqd is connected",
-            Self::Silence => "most dataservers fell silent at once",
+            Self::Silence => "most dataservers are silent",
         })
     }
 }
@@ -81,11 +81,20 @@ impl Registry {
         Frozen::ALL.into_iter().find(|why| *why as u8 == frozen)
     }
 
-    /// Looks at everybody; silent is who was not heard for `silence`.
+    /// Whether somebody may expire sooner than the last survey could tell: who joined late in its TTL, or has the right
+    /// to requests again.
+    pub fn has_changed_since_survey(&self) -> bool {
+        self.inner.shared.changed_since_survey.load(Ordering::Relaxed)
+    }
+
+    /// Looks at everybody who has not expired; silent is who was not heard for `silence`.
     pub fn survey(&self, now: Instant, silence: Duration) -> Survey {
-        let running = self.inner.shared.clock.running(now);
+        let shared = &self.inner.shared;
+        // Before anybody is looked at: what changes meanwhile is for the next.
+        shared.changed_since_survey.store(false, Ordering::Relaxed);
+        let (running, oldest_live) = (shared.clock.running(now), shared.clock.oldest_live(now));
         let mut survey = Survey::default();
-        for entry in &self.inner.entries {
+        for entry in self.inner.entries.iter().filter(|entry| entry.is_heard_since(oldest_live)) {
             let silent_for = entry.silence(running);
             survey.is_anybody_heard |= silent_for <= silence && entry.heartbeats() > 0;
             if entry.standing() == Standing::Out {
