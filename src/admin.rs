@@ -2,10 +2,11 @@
 
 mod api;
 mod dataservers;
+mod readyz;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
@@ -13,7 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use tower::ServiceExt;
 
 use crate::addr::Networks;
-use crate::config;
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::problem::problem;
 use crate::registry::Registry;
@@ -30,8 +31,14 @@ pub struct Admin {
 
 impl Admin {
     /// The admin paths of one gateway, for clients in `gateway.admin_allow`.
-    pub fn new(registry: Registry, metrics: Metrics, gateway: &config::Gateway) -> Self {
-        let state = api::Shown { registry, metrics, draining: Arc::new(AtomicBool::new(false)) };
+    pub fn new(registry: Registry, metrics: Metrics, config: &Config) -> Self {
+        let gateway = &config.gateway;
+        let state = api::Shown {
+            registry,
+            metrics,
+            draining: Arc::default(),
+            heart_beat_time: config.common.heart_beat_time,
+        };
         let (allow, trusted) = (gateway.admin_allow.clone(), gateway.trusted_proxies.clone());
         Self { router: api::router(state.clone()), allow: Arc::new(allow), trusted: Arc::new(trusted), state }
     }

@@ -92,7 +92,7 @@ impl App {
         let registry = Registry::new(registry_settings(&config.registry));
         let metrics = Metrics::new(listeners.len(), &nsq::RESULTS, &Reason::ALL.map(Reason::label))
             .map_err(anyhow::Error::new)?;
-        let admin = Admin::new(registry.clone(), metrics.clone(), &config.gateway);
+        let admin = Admin::new(registry.clone(), metrics.clone(), &config);
         let admin_addr = admin_listener.as_ref().map(|listener| local_addr([listener])).transpose()?;
         let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);
         let own: Vec<_> = [Some(listen), admin_addr]

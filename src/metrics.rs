@@ -8,12 +8,13 @@ mod worker;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_util::MetricKindMask;
+use tokio::time::Instant;
 
 pub use nsqd::{NsqdLink, NsqdStatus};
 pub use worker::{Protocol, Refused, Retry, Worker};
@@ -117,6 +118,7 @@ struct Inner {
     ejections: AtomicU64,
     paused_millis: AtomicU64,
     nsqds: nsqd::Nsqds,
+    first_connected: OnceLock<Instant>,
     workers: Vec<Arc<Worker>>,
     /// What of the workers' durations the exporter has had is remembered for one publisher at a time.
     publishing: Mutex<()>,
@@ -174,6 +176,7 @@ impl Metrics {
             ejections: AtomicU64::new(0),
             paused_millis: AtomicU64::new(0),
             nsqds: nsqd::Nsqds::default(),
+            first_connected: OnceLock::new(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             publishing: Mutex::default(),
         };
@@ -190,6 +193,11 @@ impl Metrics {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.inner.last_heartbeat_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Whether a heartbeat was ever taken.
+    pub fn is_any_heartbeat_taken(&self) -> bool {
+        self.inner.last_heartbeat_millis.load(Ordering::Relaxed) > 0
     }
 
     /// A dataserver joined the set.
@@ -216,6 +224,11 @@ impl Metrics {
     pub fn paused(&self, pause: Duration) {
         let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         self.inner.paused_millis.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    /// For how long the gateway itself stood still, in all.
+    pub fn paused_for(&self) -> Duration {
+        Duration::from_millis(self.inner.paused_millis.load(Ordering::Relaxed))
     }
 
     /// The certificate's files changed, and what they hold now is used or is not good.

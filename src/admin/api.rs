@@ -1,7 +1,8 @@
 //! The admin paths.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Json};
@@ -10,7 +11,7 @@ use axum::{Router, extract};
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
-use super::dataservers;
+use super::{dataservers, readyz};
 use crate::metrics::{Metrics, Scrape};
 use crate::problem::problem;
 use crate::registry::{Failure, Registry, State};
@@ -20,6 +21,8 @@ pub(super) struct Shown {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) draining: Arc<AtomicBool>,
+    /// How long a dataserver takes to be heard.
+    pub(super) heart_beat_time: Duration,
 }
 
 pub(super) type Shared = extract::State<Shown>;
@@ -30,7 +33,7 @@ pub(super) fn router(state: Shown) -> Router {
         .route("/dataservers/{addr}", get(dataservers::one))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(readyz::readyz))
         .fallback(not_found)
         .with_state(state)
 }
@@ -50,26 +53,6 @@ async fn metrics(extract::State(state): Shared) -> impl IntoResponse {
 /// The process runs: that it answers is the answer.
 async fn healthz() -> impl IntoResponse {
     (no_store(), Json(serde_json::json!({ "status": "ok" })))
-}
-
-/// It may be sent traffic: it has somewhere to send it, and is not about to stop.
-async fn readyz(extract::State(state): Shared) -> impl IntoResponse {
-    let draining = state.draining.load(Ordering::Relaxed);
-    let live = state.registry.live(Instant::now());
-    let (connected, known) = state.metrics.nsqds_connected();
-    let reason = match (draining, live) {
-        (true, _) => Some("draining"),
-        (false, 0) => Some("no live dataserver"),
-        (false, _) => None,
-    };
-    let status = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let body = serde_json::json!({
-        "ready": reason.is_none(),
-        "reason": reason,
-        "dataservers": live,
-        "nsqds": { "connected": connected, "known": known },
-    });
-    (status, no_store(), Json(body))
 }
 
 async fn not_found() -> Response<Body> {

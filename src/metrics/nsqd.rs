@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::{CHANNEL_SHARED, Metrics, NSQD_CONNECTED, NSQD_OFFSET};
 
 pub(super) type Nsqds = Mutex<BTreeMap<String, Arc<Mutex<NsqdStatus>>>>;
@@ -49,6 +51,11 @@ impl Metrics {
         (nsqds.iter().filter(|status| status.connected).count(), nsqds.len())
     }
 
+    /// When heartbeats began to be read from the first nsqd.
+    pub fn first_connected(&self) -> Option<Instant> {
+        self.inner.first_connected.get().copied()
+    }
+
     pub(super) fn publish_nsqds(&self) {
         for status in self.nsqds() {
             self.publish_nsqd(&status);
@@ -70,6 +77,9 @@ impl NsqdLink {
     /// Says whether heartbeats are being read.
     pub fn set_connected(&self, connected: bool) {
         lock(&self.status).connected = connected;
+        if connected {
+            self.metrics.inner.first_connected.get_or_init(Instant::now);
+        }
     }
 
     /// What was said last.

@@ -18,6 +18,8 @@ pub fn trials() -> Vec<Trial> {
         one_dataserver_tells_which_process_it_is_and_what_happened_to_it,
         one_that_has_left_is_404_and_still_tells_why,
         readyz_says_no_until_somebody_is_live,
+        readyz_tells_a_start_from_the_loss_of_everybody,
+        readyz_verbose_tells_what_there_is_to_know,
         a_client_outside_admin_allow_gets_403_and_sees_nothing,
         with_admin_listen_the_admin_paths_move_and_listen_forwards_every_path,
         only_get_is_answered,
@@ -144,15 +146,69 @@ fn one_that_has_left_is_404_and_still_tells_why() {
     assert_eq!((never.get("left_at"), never.get("events")), (None, None));
 }
 
+#[track_caller]
+fn why_not_ready(gateway: &Apiserver) -> String {
+    let reply = get(gateway.listen, "/readyz");
+    assert_eq!((reply.status, &reply.json()["ready"]), (503, &false.into()));
+    reply.json()["reason"].as_str().unwrap().to_owned()
+}
+
 fn readyz_says_no_until_somebody_is_live() {
     let gateway = Apiserver::start(PATIENT);
     assert_eq!(get(gateway.listen, "/healthz").status, 200);
-    let reply = get(gateway.listen, "/readyz");
-    assert_eq!((reply.status, &reply.json()["reason"]), (503, &"no live dataserver".into()));
+    eventually("the link", || (why_not_ready(&gateway) == "starting: no heartbeat yet").then_some(()));
     let stub = Stub::ok("");
     gateway.announce(&[stub.addr()]);
     let reply = get(gateway.listen, "/readyz");
     assert_eq!((reply.status, &reply.json()["ready"]), (200, &true.into()));
+}
+
+fn readyz_tells_a_start_from_the_loss_of_everybody() {
+    // Nobody listens there.
+    let cut_off = Apiserver::start(&format!("common: {{nsqd: ['{}']}}\n", Stub::refusing()));
+    assert_eq!(why_not_ready(&cut_off), "starting: no nsqd connected yet");
+    // Whoever there is would have been heard within this time.
+    let lonely = Apiserver::start("common: {heart_beat_time: 1}\n");
+    eventually("the time", || (why_not_ready(&lonely) == "no live dataserver").then_some(()));
+    let left =
+        Apiserver::start("common: {heart_beat_time: 3600}\nregistry: {ttl: 500ms, sweep_interval: 50ms}\n");
+    eventually("the link", || (why_not_ready(&left) == "starting: no heartbeat yet").then_some(()));
+    let stub = Stub::ok("");
+    left.announce(&[stub.addr()]);
+    left.wait_for_live(&[]);
+    assert_eq!(why_not_ready(&left), "no live dataserver");
+}
+
+fn readyz_verbose_tells_what_there_is_to_know() {
+    let gateway =
+        Apiserver::start(&format!("{PATIENT}nsq: {{embedded: true}}\ncommon: {{nsqd: ['{}']}}\n", {
+            Stub::refusing()
+        }));
+    let [nsqd, ..] = gateway.nsq.unwrap();
+    let (live, draining) = (Stub::ok(""), Stub::ok(""));
+    gateway.announce(&[live.addr()]);
+    gateway.heartbeat(&format!(r#"{{"addr":"{}","state":"draining"}}"#, draining.addr()));
+    let told = eventually("both", || {
+        let told = get(gateway.listen, "/readyz?verbose").json();
+        (told["states"]["draining"] == 1).then_some(told)
+    });
+    let states = serde_json::json!({"live": 1, "suspect": 0, "draining": 1, "ejected": 0});
+    assert_eq!((&told["states"], &told["dataservers"]), (&states, &1.into()));
+    assert_eq!((&told["frozen"], &told["frozen_reason"]), (&false.into(), &Value::Null));
+    assert!(told["paused_seconds"].as_f64().is_some(), "{told}");
+    assert_eq!((&told["nsqds"]["connected"], &told["nsqds"]["known"]), (&1.into(), &2.into()));
+    let links = told["nsqds"]["links"].as_array().unwrap();
+    assert_eq!(links.len(), 2);
+    for link in links {
+        assert_eq!(link["connected"], link["nsqd"] == nsqd.to_string(), "{link}");
+        assert_eq!(link["channel_shared"], false, "{link}");
+        assert!(link.get("clock_offset_seconds").is_some(), "{link}");
+    }
+    // Without being asked for, nothing of that is there.
+    let told = get(gateway.listen, "/readyz").json();
+    let keys: Vec<_> = told.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["dataservers", "nsqds", "ready", "reason"]);
+    assert_eq!(told["nsqds"].get("links"), None);
 }
 
 fn a_client_outside_admin_allow_gets_403_and_sees_nothing() {

@@ -1,0 +1,118 @@
+//! `/readyz`: may this gateway be sent traffic, and what would tell why not?
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use axum::extract;
+use axum::response::{IntoResponse, Json};
+use http::StatusCode;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::api::{Shared, Shown, no_store};
+use crate::metrics::NsqdStatus;
+use crate::registry::{Frozen, State};
+
+/// The body of `GET /readyz`.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    reason: Option<&'static str>,
+    /// Those that get requests.
+    dataservers: usize,
+    nsqds: Nsqds,
+    #[serde(flatten)]
+    more: Option<More>,
+}
+
+#[derive(Serialize)]
+struct Nsqds {
+    connected: usize,
+    known: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<Vec<Link>>,
+}
+
+/// What is known of one nsqd.
+#[derive(Serialize)]
+struct Link {
+    nsqd: String,
+    connected: bool,
+    clock_offset_seconds: Option<f64>,
+    channel_shared: bool,
+}
+
+/// What `?verbose` adds.
+#[derive(Serialize)]
+struct More {
+    states: BTreeMap<&'static str, usize>,
+    frozen: bool,
+    frozen_reason: Option<&'static str>,
+    paused_seconds: f64,
+}
+
+/// It has somewhere to send a request, and is not about to stop.
+pub(super) async fn readyz(
+    extract::State(state): Shared,
+    extract::RawQuery(query): extract::RawQuery,
+) -> impl IntoResponse {
+    let now = Instant::now();
+    let live = state.registry.live(now);
+    let reason = reason(&state, live, now);
+    let is_verbose = query.as_deref().is_some_and(asks_for_more);
+    let (connected, known) = state.metrics.nsqds_connected();
+    let readiness = Readiness {
+        ready: reason.is_none(),
+        reason,
+        dataservers: live,
+        nsqds: Nsqds { connected, known, links: is_verbose.then(|| links(&state)) },
+        more: is_verbose.then(|| More::new(&state, now)),
+    };
+    let status = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, no_store(), Json(readiness))
+}
+
+fn asks_for_more(query: &str) -> bool {
+    query.split('&').any(|pair| pair.split('=').next() == Some("verbose"))
+}
+
+/// Why it may not be sent traffic.
+fn reason(state: &Shown, live: usize, now: Instant) -> Option<&'static str> {
+    if state.draining.load(Ordering::Relaxed) {
+        return Some("draining");
+    }
+    if live > 0 {
+        return None;
+    }
+    if state.metrics.is_any_heartbeat_taken() {
+        return Some("no live dataserver");
+    }
+    // Until every dataserver has had the time to be heard once.
+    Some(match state.metrics.first_connected() {
+        None => "starting: no nsqd connected yet",
+        Some(since) if now < since + state.heart_beat_time => "starting: no heartbeat yet",
+        Some(_) => "no live dataserver",
+    })
+}
+
+fn links(state: &Shown) -> Vec<Link> {
+    let link = |NsqdStatus { nsqd, connected, clock_offset, channel_shared }| Link {
+        nsqd,
+        connected,
+        clock_offset_seconds: clock_offset,
+        channel_shared,
+    };
+    state.metrics.nsqds().into_iter().map(link).collect()
+}
+
+impl More {
+    fn new(state: &Shown, now: Instant) -> Self {
+        let frozen = state.registry.frozen();
+        Self {
+            states: State::ALL.map(State::label).into_iter().zip(state.registry.states(now)).collect(),
+            frozen: frozen.is_some(),
+            frozen_reason: frozen.map(Frozen::label),
+            paused_seconds: state.metrics.paused_for().as_secs_f64(),
+        }
+    }
+}
