@@ -149,6 +149,25 @@ fn a_clock_that_is_set_while_connected_is_followed() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_before_it_settled_settles_later() {
+    let mut world = World::new(0.0);
+    world.receive(0.1, 0.0);
+    world.offset = -HOUR;
+    let ages: Vec<_> = (1..10).map(|beat| world.receive(f64::from(beat), f64::from(beat) - 0.01)).collect();
+    assert!(ages[..3].iter().all(|age| *age > HOUR - 1.0) && ages[7] < 0.1, "{ages:?}");
+}
+
+#[test]
+fn faults_17_a_stream_that_is_read_late_and_evenly_is_old_if_the_nsqds_time_is_known() {
+    let mut world = World::new(-HOUR);
+    world.measure(0.0, 0.01);
+    for beat in 0..14 {
+        let now = f64::from(beat);
+        assert!(world.receive(now, now - HOUR) > HOUR - 1.1, "{beat}");
+    }
+}
+
+#[test]
 fn a_clock_that_drifts_is_followed() {
     for (measured, drift) in [(true, 1e-3), (true, -1e-3), (false, 1e-3), (false, -1e-3)] {
         let mut world = World::new(0.0);

@@ -1,20 +1,25 @@
-//! nsqds whose clocks are wrong.
+//! nsqds whose clocks are wrong, and a gateway whose clock is set.
 
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
 use super::QUICK;
-use crate::support::{Apiserver, HttpSide, NsqdStub, Stub, eventually, get, pause, trials, within};
+use crate::support::{
+    Apiserver, HttpSide, NsqdStub, Stub, eventually, get, pause, tools, trial_with, trials, within,
+};
 
 pub fn trials() -> Vec<Trial> {
-    trials![
+    let mut trials = trials![
         faults_17_the_past_stays_dead_though_the_nsqds_clock_is_an_hour_off,
         faults_17_the_past_stays_dead_without_nsqds_http_if_its_clock_is_right,
         a_clock_that_is_set_while_connected_expires_nobody,
         without_nsqds_http_a_wrong_clock_is_known_by_its_messages,
         what_is_not_nsqds_http_costs_its_timeout_and_no_more,
-    ]
+    ];
+    let name = "cluster::clocks::faults_28_the_wall_clock_is_set_and_nobody_expires_or_revives";
+    trials.push(trial_with(name, &tools::LIBFAKETIME, the_wall_clock_is_set));
+    trials
 }
 
 const HOUR: i32 = 3600;
@@ -123,4 +128,36 @@ fn what_is_not_nsqds_http_costs_its_timeout_and_no_more() {
         assert_eq!(gateway.process.count("cannot be asked over HTTP"), 1, "{}", gateway.process.output());
         assert_eq!(gateway.process.count("WARN"), 0, "{}", gateway.process.output());
     }
+}
+
+/// The machine's: that of the gateway and of the NSQ inside it.
+fn the_wall_clock_is_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let offset = dir.path().join("offset");
+    // Renamed into place: it is read all the time.
+    let set_clock = |seconds: i32| {
+        std::fs::write(dir.path().join("new"), format!("{seconds:+}\n")).unwrap();
+        std::fs::rename(dir.path().join("new"), &offset).unwrap();
+    };
+    set_clock(0);
+    let gateway = Apiserver::start_with(QUICK, |command| {
+        command.env("LD_PRELOAD", tools::LIBFAKETIME.as_ref().unwrap());
+        command.env("FAKETIME_TIMESTAMP_FILE", &offset);
+        command.env("FAKETIME_NO_CACHE", "1").env("DONT_FAKE_MONOTONIC", "1");
+    });
+    let (dataserver, gone) = (Stub::ok(""), Stub::ok(""));
+    let addr = dataserver.addr().to_string();
+    gateway.announce(&[gone.addr()]);
+    eventually("one to expire", || gateway.live().is_empty().then_some(()));
+    for seconds in [0, -HOUR, HOUR, 0] {
+        set_clock(seconds);
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            gateway.heartbeat(&addr);
+            pause(Duration::from_millis(200));
+            assert_eq!(gateway.live(), [addr.as_str()], "{seconds}");
+        }
+    }
+    assert!((gateway.metric("gateway_evictions_total{reason=\"expired\"}") - 1.0).abs() < 0.1);
+    assert_eq!(gone.connections(), 0);
 }

@@ -61,6 +61,15 @@ pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_
 /// `prlimit`, of util-linux.
 pub static PRLIMIT: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("prlimit"));
 
+/// The library of `faketime`, which changes the clock of one process.
+pub static LIBFAKETIME: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().map_while(Result::ok);
+    let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let found =
+        libraries.chain([PathBuf::from("/usr/lib/faketime/libfaketimeMT.so.1")]).find(|path| path.is_file());
+    found.ok_or_else(|| "faketime is not installed".to_owned())
+});
+
 /// Other proxies: `nginx` and `haproxy`.
 pub static PEERS: LazyLock<Result<[PathBuf; 2], String>> =
     LazyLock::new(|| Ok([needed_on_path("nginx")?, needed_on_path("haproxy")?]));
