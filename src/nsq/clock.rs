@@ -81,6 +81,11 @@ impl WallClock {
         Self { start: since_1970(SystemTime::now()), started: Instant::now() }
     }
 
+    /// Milliseconds since 1970.
+    pub(super) fn millis_at(&self, instant: Instant) -> u64 {
+        u64::try_from(self.at(instant) / 1_000_000).unwrap_or(0)
+    }
+
     fn at(&self, instant: Instant) -> Nanos {
         let after = instant.saturating_duration_since(self.started);
         let before = self.started.saturating_duration_since(instant);

@@ -78,7 +78,7 @@ impl Intake {
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
-        let result = match self.decode(message.body) {
+        let result = match self.decode(message) {
             Ok(heartbeat) => self.record(&heartbeat, message),
             Err(refusal) => {
                 let label = refusal.label();
@@ -92,10 +92,10 @@ impl Intake {
         self.metrics.heartbeat(result);
     }
 
-    fn decode(&self, body: &[u8]) -> Result<Heartbeat, Refusal> {
-        let heartbeat = Heartbeat::decode(body)?;
+    fn decode(&self, message: &Message<'_>) -> Result<Heartbeat, Refusal> {
+        let heartbeat = Heartbeat::decode(message.body)?;
         if let Some(signed) = &self.signed {
-            signed.check(&heartbeat)?;
+            signed.check(&heartbeat, message.received)?;
         }
         // What a host name leads to is judged when it is resolved, before it is dialled.
         match heartbeat.addr.socket_addr() {

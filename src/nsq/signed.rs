@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock::WallClock;
 use crate::addr::Addr;
 use crate::config::{Config, Faults};
 use crate::heartbeat::{Heartbeat, Refusal};
@@ -19,6 +20,7 @@ use crate::presence::{Incarnation, ProcessId};
 pub struct Signed {
     key: Key,
     tolerance: Duration,
+    wall: WallClock,
     last_seqs: Mutex<LastSeqs>,
 }
 
@@ -32,12 +34,12 @@ impl Signed {
         // One whose clock is ahead can be sent again until the time that it claims has come and gone.
         let last_seqs = LastSeqs::new(2 * tolerance, config.registry.capacity, Instant::now());
         let key = config.nsq.heartbeat_key()?;
-        Ok(key.map(|key| Self { key, tolerance, last_seqs: Mutex::new(last_seqs) }))
+        Ok(key.map(|key| Self { key, tolerance, wall: WallClock::start(), last_seqs: Mutex::new(last_seqs) }))
     }
 
     /// # Errors
     /// Why it is not believed.
-    pub(super) fn check(&self, heartbeat: &Heartbeat) -> Result<(), Refusal> {
+    pub(super) fn check(&self, heartbeat: &Heartbeat, received: Instant) -> Result<(), Refusal> {
         let Heartbeat { addr, incarnation: Some(incarnation), signature: Some(signature), .. } = heartbeat
         else {
             return Err(Refusal::Unsigned);
@@ -45,12 +47,14 @@ impl Signed {
         if !signature.is_by(&self.key) {
             return Err(Refusal::Forged);
         }
-        if millis_since_1970().abs_diff(signature.time) > millis(self.tolerance) {
+        // The clock of the start is right though somebody sets the machine's, and that is right though it has slept.
+        let clocks = [self.wall, WallClock::start()].map(|clock| clock.millis_at(received));
+        if clocks.iter().all(|now| u128::from(now.abs_diff(signature.time)) > self.tolerance.as_millis()) {
             return Err(Refusal::Clock);
         }
         // Last: who has no key must not be able to fill the memory, nor to use up a number.
         let mut last_seqs = self.last_seqs.lock().unwrap_or_else(PoisonError::into_inner);
-        if last_seqs.raise(addr, incarnation, Instant::now()) { Ok(()) } else { Err(Refusal::Replayed) }
+        if last_seqs.raise(addr, incarnation, received) { Ok(()) } else { Err(Refusal::Replayed) }
     }
 }
 
@@ -88,14 +92,6 @@ impl LastSeqs {
     }
 }
 
-fn millis_since_1970() -> u64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +108,8 @@ mod tests {
 
     fn signed(capacity: usize) -> Signed {
         let last_seqs = LastSeqs::new(2 * TOLERANCE, capacity, Instant::now());
-        Signed { key: key("0123456789abcdef"), tolerance: TOLERANCE, last_seqs: Mutex::new(last_seqs) }
+        let wall = WallClock::start();
+        Signed { key: key("0123456789abcdef"), tolerance: TOLERANCE, wall, last_seqs: Mutex::new(last_seqs) }
     }
 
     fn heartbeat(port: u16, id: &str, seq: u64) -> Heartbeat {
@@ -121,17 +118,20 @@ mod tests {
         Heartbeat { incarnation, phase: Phase::Draining, ..Heartbeat::plain(addr) }
     }
 
-    /// What becomes of a heartbeat that was signed so many seconds ago.
+    /// What becomes of a heartbeat that was signed so many seconds ago by the machine's clock.
     fn check(signed: &Signed, heartbeat: &Heartbeat, key: &Key, seconds_ago: i64) -> Result<(), Refusal> {
-        let time = millis_since_1970().saturating_add_signed(-seconds_ago * 1000);
-        signed.check(&Heartbeat::decode(&heartbeat.encode_signed(key, time)).unwrap())
+        let now = Instant::now();
+        let time = WallClock::start().millis_at(now).saturating_add_signed(-seconds_ago * 1000);
+        signed.check(&Heartbeat::decode(&heartbeat.encode_signed(key, time)).unwrap(), now)
     }
 
     #[test]
     fn only_who_has_the_key_is_believed() {
         let (signed, ours, other) = (signed(10), key("0123456789abcdef"), key("another key of 16"));
-        assert_eq!(signed.check(&heartbeat(1, "a", 1)), Err(Refusal::Unsigned));
-        assert_eq!(signed.check(&Heartbeat::plain("10.0.0.1:1".parse().unwrap())), Err(Refusal::Unsigned));
+        let plain = Heartbeat::plain("10.0.0.1:1".parse().unwrap());
+        for unsigned in [heartbeat(1, "a", 1), plain] {
+            assert_eq!(signed.check(&unsigned, Instant::now()), Err(Refusal::Unsigned));
+        }
         assert_eq!(check(&signed, &heartbeat(1, "a", 1), &other, 0), Err(Refusal::Forged));
         // A forged one has used up nothing.
         assert_eq!(check(&signed, &heartbeat(1, "a", 1), &ours, 0), Ok(()));
@@ -152,7 +152,23 @@ mod tests {
         }
     }
 
-    /// The wall clock stands still here: whatever is forgotten would be believed again.
+    /// A machine that slept for an hour, or whose clock somebody set back by an hour: which it was cannot be seen.
+    #[tokio::test(start_paused = true)]
+    async fn when_the_clocks_of_the_machine_part_either_may_be_right() {
+        let (signed, key) = (signed(10), key("0123456789abcdef"));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        for (seq, (seconds_ago, expected)) in (1..).zip([
+            (0, Ok(())),
+            (-3600, Ok(())),
+            (-1800, Err(Refusal::Clock)),
+            (-7200, Err(Refusal::Clock)),
+            (3600, Err(Refusal::Clock)),
+        ]) {
+            assert_eq!(check(&signed, &heartbeat(1, "a", seq), &key, seconds_ago), expected, "{seconds_ago}");
+        }
+    }
+
+    /// The machine's clock stands still here: whatever is forgotten would be believed again.
     #[tokio::test(start_paused = true)]
     async fn each_is_believed_once_for_as_long_as_its_time_can_be_good() {
         let key = key("0123456789abcdef");

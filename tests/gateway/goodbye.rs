@@ -13,8 +13,8 @@ use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 use crate::support::{
-    Broker, Cluster, DataserverProcess, Heard, Process, Stub, Subscriber, connect, eventually, get, pause,
-    read_reply, request, tools, trial_with, trials,
+    Apiserver, Broker, Cluster, DataserverProcess, Heard, Process, Reply, Stub, Subscriber, connect,
+    eventually, get, pause, read_reply, request, tools, trial_with, trials,
 };
 
 /// What is tried on each kind of NSQ.
@@ -27,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
         ("a_goodbye_reaches_the_nsqds_that_are_left", a_goodbye_reaches_the_nsqds_that_are_left),
         ("the_plain_form_is_host_and_port_and_no_goodbye", the_plain_form),
         ("a_service_whose_probe_fails_drains_and_comes_back", a_service_whose_probe_fails),
+        ("faults_22_a_rolling_restart_fails_no_request", a_rolling_restart),
     ];
     let mut trials = Vec::new();
     for (name, test) in tests {
@@ -43,6 +44,7 @@ pub fn trials() -> Vec<Trial> {
         a_second_signal_ends_it_now,
         who_was_never_announced_says_no_goodbye,
         the_plain_form_cannot_say_what_it_speaks,
+        who_drains_gets_nothing_while_there_is_another,
     ]);
     trials
 }
@@ -320,4 +322,111 @@ fn the_plain_form_cannot_say_what_it_speaks() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("--plain") && said.contains("--proto"), "{said}");
+}
+
+fn who_drains_gets_nothing_while_there_is_another() {
+    let gateway = Apiserver::start("");
+    let (leaving, other) = (Stub::ok("leaving"), Stub::ok("other"));
+    gateway.announce(&[other.addr()]);
+    let say = |seq: u64, state: &str| {
+        let addr = leaving.addr();
+        gateway.heartbeat(&format!(r#"{{"addr":"{addr}","id":"x","seq":{seq},"state":"{state}"}}"#));
+        let path = format!("/dataservers/{addr}");
+        let listed = if state == "up" { "live" } else { state };
+        eventually(state, || (get(gateway.listen, &path).json()["state"] == listed).then_some(()));
+    };
+    let answering = || (0..40).map(|_| get(gateway.listen, "/").text()).collect::<BTreeSet<_>>();
+    let both = BTreeSet::from(["leaving".to_owned(), "other".to_owned()]);
+    say(1, "up");
+    eventually("both to answer", || (answering() == both).then_some(()));
+    say(2, "draining");
+    assert_eq!(answering(), BTreeSet::from(["other".to_owned()]));
+    // It has changed its mind; what it said before arrives late.
+    say(4, "up");
+    gateway.heartbeat(&format!(r#"{{"addr":"{}","id":"x","seq":3,"state":"draining"}}"#, leaving.addr()));
+    pause(Duration::from_millis(100));
+    eventually("both to answer", || (answering() == both).then_some(()));
+    // Better than nobody.
+    say(5, "draining");
+    let other = other.addr();
+    gateway.heartbeat(&format!(r#"{{"addr":"{other}","state":"down"}}"#));
+    eventually("the other to have left", || (gateway.live() == [leaving.addr().to_string()]).then_some(()));
+    assert_eq!(answering(), BTreeSet::from(["leaving".to_owned()]));
+}
+
+/// What came of the requests of some users who ask one after the other.
+struct Load {
+    stop: Arc<AtomicBool>,
+    users: Vec<std::thread::JoinHandle<(usize, Vec<String>)>>,
+}
+
+impl Load {
+    /// Half of the users get, half post.
+    fn start(gateway: SocketAddr, users: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let user = |n: usize| {
+            let (stop, posts) = (stop.clone(), n.is_multiple_of(2));
+            std::thread::spawn(move || {
+                let (mut answered, mut failed) = (0, Vec::new());
+                let mut stream = BufReader::new(connect(gateway));
+                while !stop.load(Ordering::SeqCst) {
+                    let body = format!("{n}-{answered}");
+                    let sent = if posts {
+                        request("POST /echo", &[], body.as_bytes())
+                    } else {
+                        request("GET /", &[], b"")
+                    };
+                    let is_answer = |reply: &Reply| reply.status == 200 && (!posts || reply.text() == body);
+                    let written = stream.get_mut().write_all(&sent);
+                    let reply = written.ok().and_then(|()| read_reply(&mut stream, false));
+                    if reply.as_ref().is_some_and(is_answer) {
+                        answered += 1;
+                    } else {
+                        failed.push(format!("{reply:?}"));
+                        stream = BufReader::new(connect(gateway));
+                    }
+                }
+                (answered, failed)
+            })
+        };
+        let users = (0..users).map(user).collect();
+        Self { stop, users }
+    }
+
+    /// How many were answered, and what went wrong with the others.
+    fn end(self) -> (usize, Vec<String>) {
+        self.stop.store(true, Ordering::SeqCst);
+        let each = self.users.into_iter().map(|user| user.join().unwrap());
+        each.fold((0, Vec::new()), |(answered, failed), user| (answered + user.0, [failed, user.1].concat()))
+    }
+}
+
+/// Each says goodbye before it stops, so that not one request has to be sent a second time.
+fn a_rolling_restart(broker: Broker) {
+    let cluster = Cluster::start(broker, 2);
+    let gateway = Apiserver::start(&cluster.config(false, "gateway: {workers: 2}\n"));
+    let config = cluster.config(false, "");
+    let mut dataservers: Vec<_> = (0..3).map(|_| DataserverProcess::start(&config)).collect();
+    let addrs: Vec<_> = dataservers.iter().map(|dataserver| dataserver.addr.clone()).collect();
+    let live = || gateway.wait_for_live(&addrs.iter().map(String::as_str).collect::<Vec<_>>());
+    live();
+    let load = Load::start(gateway.listen, 6);
+    for _ in 0..2 {
+        for (dataserver, addr) in dataservers.iter_mut().zip(&addrs) {
+            dataserver.process.signal("TERM");
+            assert_eq!(dataserver.process.wait().code(), Some(0));
+            *dataserver = DataserverProcess::start_on(addr, &config, &[]);
+            live();
+        }
+    }
+    let (answered, failed) = load.end();
+    assert!(answered > 1000, "{answered}");
+    assert!(failed.is_empty(), "{} of {answered} failed: {:?}", failed.len(), failed.first());
+    let metrics = gateway.metrics();
+    let errors: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("gateway_upstream_errors_total")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    // Of each, but that the next process may be heard before the last word of the one before it.
+    assert!(gateway.metric("gateway_evictions_total{reason=\"goodbye\"}") >= 1.0, "{metrics}");
+    assert!(gateway.metric("gateway_evictions_total{reason=\"expired\"}") < 1.0, "{metrics}");
 }
