@@ -206,13 +206,13 @@ pub fn flapping() -> Drilled {
 pub fn rolling_restart() -> Drilled {
     let mut fleet = Fleet::start(3, "");
     let load = Load::gets_and_posts(fleet.gateway.listen, 300);
-    load.go_on_for(300);
+    load.go_on_for(600);
     let mut slowest = Duration::ZERO;
     for n in 0..3 {
         let begun = Instant::now();
         fleet.restart(n);
         slowest = slowest.max(begun.elapsed());
-        load.go_on_for(150);
+        load.go_on_for(600);
     }
     Ok(vec![load.stop().none_failed(), at_most("a restart took at most", slowest, Duration::from_secs(20))])
 }

@@ -49,6 +49,16 @@ pub fn happens_within(what: &str, measured: Option<Duration>, limit: Duration) -
     }
 }
 
+/// Something that must be so.
+pub fn holds(what: &str, is_so: bool) -> Finding {
+    finding(format!("{what}: {}", if is_so { "yes" } else { "no" }), is_so)
+}
+
+/// A time that nothing was promised about.
+pub fn for_the_record(what: &str, measured: Duration) -> Finding {
+    finding(format!("{what} {}", seconds(measured)), true)
+}
+
 /// A count that must be 0.
 pub fn none(what: &str, count: usize) -> Finding {
     finding(format!("{} {what}", grouped(count)), count == 0)

@@ -46,10 +46,17 @@ impl Load {
         Self::start(to, per_second, |n| ("GET", if n % 2 == 0 { "/".into() } else { "/delay/20".into() }))
     }
 
+    /// GETs at this rate that take no time.
+    pub fn quick_gets(to: SocketAddr, per_second: u32) -> Self {
+        Self::start(to, per_second, |_| ("GET", "/".into()))
+    }
+
     /// GETs and as many POSTs, each of which has a path of its own.
     pub fn gets_and_posts(to: SocketAddr, per_second: u32) -> Self {
-        Self::start(to, per_second, |n| {
-            if n % 2 == 0 { ("GET", "/".into()) } else { ("POST", format!("/posted/{n}")) }
+        static POSTED: AtomicUsize = AtomicUsize::new(0);
+        Self::start(to, per_second, |n| match n % 2 {
+            0 => ("GET", "/".into()),
+            _ => ("POST", format!("/posted/{}", POSTED.fetch_add(1, Ordering::Relaxed))),
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
-use crate::findings::{Cannot, Drilled, finding, happens_within, needs, none};
+use crate::findings::{Cannot, Drilled, happens_within, holds, needs, none};
 use crate::fleet::{Fleet, TTL, gateway_config, real_nsq};
 use crate::load::Load;
 use crate::support::{Apiserver, Broker, Cluster, Process, get, pause, within};
@@ -70,7 +70,7 @@ fn clock_jumps(mut fleet: Fleet, clock: &Clock, shown_by: SocketAddr, nsqd_http:
         answers.none_failed(),
         none("evicted", evicted),
         none("missing at any time", seen.missing(living, killed, Instant::now()).len()),
-        finding("the dead one stayed dead", seen.in_after(dead, killed + SLACK).is_none()),
+        holds("the dead one stayed dead", seen.in_after(dead, killed + SLACK).is_none()),
         happens_within("one that dies then is evicted after", Some(gone), TTL * 2),
     ])
 }

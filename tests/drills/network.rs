@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::dataservers::SENT_AT_MOST;
-use crate::findings::{Drilled, at_most, finding, happens_within};
+use crate::findings::{Drilled, at_most, finding, for_the_record, happens_within};
 use crate::firewall::Firewall;
 use crate::fleet::{CONNECT, Fleet};
 use crate::load::Load;
@@ -26,11 +26,7 @@ pub fn syn_blackhole() -> Drilled {
     eventually("it to be known", || fleet.state(&hole.addr.to_string()));
     pause(Duration::from_secs(6));
     let answers = load.stop();
-    Ok(vec![
-        answers.none_failed(),
-        at_most("the longest took", answers.longest(), CONNECT + SLACK),
-        finding(format!("{} × 99 % took", crate::findings::seconds(answers.p99())), true),
-    ])
+    Ok(vec![answers.none_failed(), at_most("the longest took", answers.longest(), CONNECT + SLACK)])
 }
 
 /// One that has served begins to reset every connection, and still announces itself.
@@ -67,7 +63,7 @@ pub fn pooled_connections_forgotten() -> Drilled {
     Ok(vec![
         finding(format!("{forgotten} connections forgotten"), forgotten > 0),
         answers.none_failed(),
-        finding(format!("the longest took {}", crate::findings::seconds(answers.longest())), true),
+        for_the_record("the longest took", answers.longest()),
     ])
 }
 
@@ -85,7 +81,7 @@ pub fn power_lost() -> Drilled {
     let (answers, seen) = (load.stop(), watch.stop());
     Ok(vec![
         answers.none_failed(),
-        finding(format!("the longest took {}", crate::findings::seconds(answers.longest())), true),
+        for_the_record("the longest took", answers.longest()),
         happens_within("out of rotation after", seen.out_after(&addr, lost), crate::fleet::TTL + SLACK * 2),
     ])
 }
