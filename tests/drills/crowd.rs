@@ -1,60 +1,80 @@
 //! Too many: addresses, slow users, resets.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::findings::{Drilled, Finding, finding, for_the_record, grouped, needs, none, seconds};
+use crate::findings::{Drilled, Finding, finding, grouped, needs, none};
 use crate::fleet::{Fleet, TTL, real_nsq};
 use crate::load::{Answers, Load};
 use crate::support::frames::{Frames, GET, kind};
 use crate::support::{Process, pause, tools, within};
-use crate::witness::publish;
+use crate::witness::{publish, unread};
 
-/// How long the users are watched before anything happens to them.
-const BASELINE: Duration = Duration::from_secs(4);
+/// How long the users are watched before each time that something happens to them.
+const CALM: Duration = Duration::from_millis(1500);
 
-/// That the others were served as fast as before, twice as slow at most.
-fn p99_at_most_doubles(before: &Answers, meanwhile: &Answers) -> Finding {
-    let (before, meanwhile) = (before.p99(), meanwhile.p99());
-    let ratio = meanwhile.as_secs_f64() / before.as_secs_f64();
-    finding(format!("p99 {} → {} (≤ 2 ×)", seconds(before), seconds(meanwhile)), ratio <= 2.0)
+/// What a busy scheduler makes of no time at all, and of a binary that is ten times slower than it would be.
+const NOISE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 20 });
+
+/// Calm and storm by turns, so that what else this machine does meets both, and what users saw of them.
+fn by_turns(fleet: &Fleet, mut storms: Vec<impl FnMut()>) -> [Answers; 2] {
+    let load = Load::quick_gets(fleet.gateway.listen, 200);
+    let (mut calms, mut stormy) = (Vec::new(), Vec::new());
+    for storm in &mut storms {
+        let calm = Instant::now();
+        pause(CALM);
+        let begun = Instant::now();
+        storm();
+        calms.push(calm..begun);
+        stormy.push(begun..Instant::now());
+    }
+    let answers = load.stop();
+    [answers.sent(&calms), answers.sent(&stormy)]
 }
 
-const FLOOD_BATCH: usize = 5_000;
+/// That the others were served as fast as before, twice as slow at most.
+fn p99_at_most_doubles([calm, storm]: &[Answers; 2]) -> Finding {
+    let (calm, storm) = (calm.p99(), storm.p99());
+    finding(format!("p99 {calm:.1?} → {storm:.1?} (≤ 2 ×, or {NOISE:?})"), storm <= (calm * 2).max(NOISE))
+}
 
-/// 100,000 addresses at which nobody listens, each heard once.
+/// 100,000 addresses at which nobody listens, each heard once, in five storms.
 pub fn a_flood_of_100_000_addresses() -> Drilled {
+    const STORM: usize = 20_000;
+    // A channel that goes with its gateway keeps no more than 10,000, and the real ones have to be heard in time.
+    const BATCH: usize = 2_000;
     let cluster = real_nsq(1)?;
+    let nsqd = cluster.nsqds[0].http;
     let fleet = Fleet::on(&cluster, 3, "");
-    let load = Load::quick_gets(fleet.gateway.listen, 200);
-    let begun = Instant::now();
-    pause(BASELINE);
     let (memory, series) = (Memory::of(&fleet), fleet.gateway.metrics().lines().count());
-    let heard = |fleet: &Fleet| sum(&fleet.gateway.metrics(), "gateway_heartbeats_total{");
-    let (before, flood) = (heard(&fleet), Instant::now());
+    let heard = || sum(&fleet.gateway.metrics(), "gateway_heartbeats_total{");
+    let before = heard();
     let addrs: Vec<_> =
         (0..100_000).map(|n| format!("127.{}.{}.{}:9", 1 + n / 40_000, n / 200 % 200, 1 + n % 200)).collect();
-    for (n, batch) in addrs.chunks(FLOOD_BATCH).enumerate() {
-        publish(cluster.nsqds[0].http, "mpub", batch.join("\n").as_bytes()).unwrap();
-        // As fast as they are read: a channel that goes with its gateway keeps no more than 10,000.
-        let taken = before + ((n + 1) * FLOOD_BATCH) as f64;
-        within(Duration::from_secs(20), "them to be read", || (heard(&fleet) >= taken).then_some(()));
-    }
-    let taken = flood.elapsed();
+    let storms = addrs.chunks(STORM).map(|storm| {
+        move || {
+            for batch in storm.chunks(BATCH) {
+                publish(nsqd, "mpub", batch.join("\n").as_bytes()).unwrap();
+                within(Duration::from_secs(20), "them to be read", || {
+                    (unread(nsqd) < BATCH / 4).then_some(())
+                });
+            }
+        }
+    });
+    let turns = by_turns(&fleet, storms.collect());
+    let heard = heard() - before;
     let stay = fleet.addrs().iter().filter(|addr| fleet.state(addr).as_deref() == Some("live")).count();
     pause(TTL);
     let grown = memory.grown();
     let more_series = fleet.gateway.metrics().lines().count().saturating_sub(series);
-    let answers = load.stop();
     Ok(vec![
-        answers.none_failed(),
-        p99_at_most_doubles(&answers.sent(begun, flood), &answers.sent(flood, flood + taken)),
+        turns[1].none_failed(),
+        p99_at_most_doubles(&turns),
         finding(format!("{stay} of 3 real ones live"), stay == 3),
         finding(format!("+{grown:.1} MiB (≤ 64)"), grown <= 64.0),
-        finding(format!("+{more_series} metric lines"), more_series <= 500),
-        for_the_record("all of them read within", taken),
+        finding(format!("+{more_series} metric lines (≤ 500)"), more_series <= 500),
+        finding(format!("{heard} heartbeats read"), heard >= 99_000.0),
     ])
 }
 
@@ -123,32 +143,25 @@ pub fn slow_users() -> Drilled {
 /// Somebody opens streams and resets them, as fast as it can, and comes again when it is closed.
 pub fn rapid_reset() -> Drilled {
     let fleet = Fleet::start(3, "");
-    let load = Load::quick_gets(fleet.gateway.listen, 200);
-    let begun = Instant::now();
-    pause(BASELINE);
-    let attack = Instant::now();
-    let stop = Arc::new(AtomicBool::new(false));
-    let closed = Arc::new(AtomicUsize::new(0));
-    let (to, stopped, counted) = (fleet.gateway.listen, stop.clone(), closed.clone());
-    let attacker = std::thread::spawn(move || {
-        while !stopped.load(Ordering::Relaxed) {
+    let to = fleet.gateway.listen;
+    let closed = AtomicUsize::new(0);
+    let storm = || {
+        let begun = Instant::now();
+        while begun.elapsed() < CALM {
             let mut frames = Frames::connect(to, b"");
             let mut streams = (1..).step_by(2);
             while streams.next().is_some_and(|stream| {
                 frames.request(stream, &GET, false) && frames.send(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])
             }) {}
-            counted.fetch_add(1, Ordering::Relaxed);
+            closed.fetch_add(1, Ordering::Relaxed);
         }
-    });
-    pause(BASELINE);
-    stop.store(true, Ordering::Relaxed);
-    attacker.join().unwrap();
-    let answers = load.stop();
+    };
+    let turns = by_turns(&fleet, vec![storm; 3]);
     let closed = closed.load(Ordering::Relaxed);
     Ok(vec![
         finding(format!("closed {closed} times"), closed > 0),
-        answers.none_failed(),
-        p99_at_most_doubles(&answers.sent(begun, attack), &answers.sent(attack, attack + BASELINE)),
+        turns[1].none_failed(),
+        p99_at_most_doubles(&turns),
         none("evicted", fleet.evicted()),
     ])
 }

@@ -22,7 +22,7 @@ pub fn killed_under_load() -> Drilled {
     let mut fleet = Fleet::start(3, "");
     let victim = fleet.addrs()[1].clone();
     let watch = Watch::start(&fleet.gateway);
-    let load = Load::gets(fleet.gateway.listen, 500);
+    let load = Load::gets(fleet.gateway.listen, 800);
     load.go_on_for(3_000);
     let killed = fleet.kill(1);
     load.go_on_for(7_500);
@@ -139,7 +139,7 @@ pub fn accepts_and_hangs() -> Drilled {
     let hangs = Instant::now();
     let before = witness.requests();
     // Not longer than it stays out the first time.
-    pause(Duration::from_secs(8));
+    pause(Duration::from_secs(6));
     let state = fleet.state(&addr).unwrap_or_default();
     let (answers, seen, asked) = (load.stop(), watch.stop(), witness.requests() - before);
     drop(beats);
@@ -160,7 +160,7 @@ pub fn idle_connections_close_as_they_are_reused() -> Drilled {
     fleet.gateway.wait_for_live(&[&witness.addr.to_string()]);
     // 16 users, each of whom comes again after what a connection may be idle, or a little before or after.
     let mut answers = Vec::new();
-    for per_second in [38, 39, 40, 41, 42] {
+    for per_second in [39, 40, 41] {
         let load = Load::gets_and_posts(fleet.gateway.listen, per_second);
         pause(Duration::from_secs(3));
         answers.push(load.stop());
@@ -175,7 +175,7 @@ pub fn idle_connections_close_as_they_are_reused() -> Drilled {
     ])
 }
 
-/// Off for twice the TTL, on for twice the TTL, three times.
+/// Off for twice the TTL, on for twice the TTL, twice.
 pub fn flapping() -> Drilled {
     let mut fleet = Fleet::start(3, "");
     let steady = [fleet.addrs()[0].clone(), fleet.addrs()[1].clone()];
@@ -184,7 +184,7 @@ pub fn flapping() -> Drilled {
     let begun = Instant::now();
     let (mut left, mut returned) = (Vec::new(), Vec::new());
     let addr = fleet.addrs()[2].clone();
-    for _ in 0..3 {
+    for _ in 0..2 {
         let off = fleet.kill(2);
         pause(TTL * 2);
         left.push(off);
@@ -276,11 +276,16 @@ pub fn slow_answers() -> Drilled {
             let reply = crate::support::get(to, path);
             ended.send((path, reply.status, reply.complete, begun.elapsed())).unwrap();
         });
+        // Not more at once than wait to be accepted by a dataserver.
+        pause(Duration::from_millis(2));
     }
-    pause(Duration::from_millis(1500));
+    pause(Duration::from_secs(1));
     let grown = ((memory() - before) / f64::from(1 << 20)).max(0.0);
     drop(ended);
     let ends: Vec<_> = ends.iter().collect();
+    for end in ends.iter().filter(|end| end.1 != 200 && end.0 != "/never") {
+        eprintln!("{end:?}");
+    }
     let as_it_should = |path: &str, status: u16, complete: bool| {
         let all = ends.iter().filter(|end| end.0 == path);
         let right = all.filter(|end| (end.1, end.2) == (status, complete)).count();

@@ -120,6 +120,13 @@ impl Fleet {
     }
 }
 
+impl Drop for Fleet {
+    /// What the gateway has said is a part of what is known of a drill.
+    fn drop(&mut self) {
+        eprintln!("{}", self.gateway.process.output());
+    }
+}
+
 /// The config of a gateway on these nsqds.
 pub fn gateway_config(cluster: &Cluster, more: &str) -> String {
     let nsq = if more.contains("nsq:") { "" } else { NSQ_TIMINGS };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -164,9 +165,10 @@ impl Answers {
         self.0.iter()
     }
 
-    /// Those that were sent in a span of time.
-    pub fn sent(&self, from: Instant, to: Instant) -> Self {
-        Self(self.iter().filter(|answer| (from..to).contains(&answer.at)).cloned().collect())
+    /// Those that were sent in one of these spans of time.
+    pub fn sent(&self, spans: &[Range<Instant>]) -> Self {
+        let was_sent = |answer: &&Answer| spans.iter().any(|span| span.contains(&answer.at));
+        Self(self.iter().filter(was_sent).cloned().collect())
     }
 
     /// Those to requests of this method.

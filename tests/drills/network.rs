@@ -42,7 +42,7 @@ pub fn reset_on_accept() -> Drilled {
     witness.becomes(Manner::Reset);
     let resets = Instant::now();
     // Not longer than it stays out the first time.
-    pause(Duration::from_secs(8));
+    pause(Duration::from_secs(6));
     let (answers, seen) = (load.stop(), watch.stop());
     Ok(vec![
         answers.none_failed(),
@@ -58,7 +58,7 @@ pub fn pooled_connections_forgotten() -> Drilled {
     let load = Load::gets(fleet.gateway.listen, 200);
     load.go_on_for(400);
     let forgotten = firewall.drop_open(fleet.addr(0));
-    pause(Duration::from_secs(8));
+    pause(Duration::from_secs(6));
     let answers = load.stop();
     Ok(vec![
         finding(format!("{forgotten} connections forgotten"), forgotten > 0),
@@ -77,7 +77,7 @@ pub fn power_lost() -> Drilled {
     load.go_on_for(400);
     firewall.drop_all(fleet.addr(0));
     let lost = fleet.kill(0);
-    pause(Duration::from_secs(8));
+    pause(Duration::from_secs(6));
     let (answers, seen) = (load.stop(), watch.stop());
     Ok(vec![
         answers.none_failed(),
@@ -87,4 +87,4 @@ pub fn power_lost() -> Drilled {
 }
 
 /// A request on a connection that nobody answers on must not wait for as long as a slow answer may take.
-const LIMIT: &str = "timeouts: {response_head: 6s}\n";
+const LIMIT: &str = "timeouts: {response_head: 4s}\n";

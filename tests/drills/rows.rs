@@ -162,7 +162,7 @@ pub const ROWS: &[Row] = &[
         "as 12; noticed within two heartbeat intervals",
         &[
             drill!(broker::stopped_for_6_ttls),
-            drill!(broker::cut_off_for_6_ttls),
+            drill!(broker::cut_off),
             test("faults_13_silence_ends_the_relay"),
         ],
     ),

@@ -95,9 +95,10 @@ fn keep(name: &str, output: &str, show: bool) {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("drill {name}.log"));
     std::fs::write(&file, output).unwrap();
     if show {
-        let lines: Vec<_> = output.lines().collect();
+        // Without the log lines of its gateway.
+        let lines: Vec<_> = output.lines().filter(|line| !line.starts_with('{')).collect();
         let last = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
-        eprintln!("\n--- {name}, all of it in {}:\n{last}\n---", file.display());
+        eprintln!("\n--- {name}, all of it in {}\n{last}\n---", file.display());
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::support::{pause, read_body, read_head, request};
+use crate::support::{get, pause, read_body, read_head, request};
 
 /// What a witness does with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,4 +168,14 @@ pub fn publish(nsqd_http: SocketAddr, how: &str, body: &[u8]) -> std::io::Result
         Some((first, _)) if first.contains(" 200 ") => Ok(()),
         head => Err(std::io::Error::other(format!("{head:?}"))),
     }
+}
+
+/// How many messages an nsqd has that nobody has finished.
+pub fn unread(nsqd_http: SocketAddr) -> usize {
+    let stats = get(nsqd_http, "/stats?format=json&topic=data_server_addr").json();
+    let channels = stats["topics"][0]["channels"].as_array().into_iter().flatten();
+    let unread = channels.map(|channel| {
+        ["depth", "in_flight_count"].iter().filter_map(|count| channel[count].as_u64()).sum::<u64>()
+    });
+    usize::try_from(unread.sum::<u64>()).unwrap()
 }
