@@ -42,7 +42,7 @@ pub fn trial(path: &str, test: impl FnOnce() + Send + 'static) -> Trial {
 }
 
 fn name_of(path: &str) -> String {
-    path.strip_prefix("gateway::").unwrap_or(path).to_owned()
+    ["gateway::", "drills::"].iter().find_map(|target| path.strip_prefix(target)).unwrap_or(path).to_owned()
 }
 
 /// A test that runs only with something from outside: without it it is ignored, and in CI it fails.

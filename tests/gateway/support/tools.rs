@@ -90,7 +90,8 @@ fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).find(|dir| dir.join(program).is_file())
 }
 
-fn needed_on_path(program: &str) -> Result<PathBuf, String> {
+/// Where a program is.
+pub fn needed_on_path(program: &str) -> Result<PathBuf, String> {
     // Debian keeps servers where only root's `PATH` leads.
     let found = on_path(program)
         .or_else(|| Some(PathBuf::from("/usr/sbin")).filter(|dir| dir.join(program).is_file()));
