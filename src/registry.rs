@@ -210,6 +210,10 @@ impl Registry {
                 if age > inner.shared.clock.allowance() {
                     inner.shared.changed_since_survey.store(true, Ordering::Relaxed);
                 }
+                // Users are turned away for want of it: it is not kept waiting for others to share a snapshot with.
+                if doubt == Doubt::None && inner.rotation.load().has_nobody_live() {
+                    self.publish();
+                }
                 Recorded::Joined
             }
         }

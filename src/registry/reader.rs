@@ -46,6 +46,10 @@ impl Rotation {
     pub(super) fn len(&self) -> usize {
         self.live.len() + self.rest.len()
     }
+
+    pub(super) fn has_nobody_live(&self) -> bool {
+        self.live.is_empty()
+    }
 }
 
 /// Lets the cache hold the registry and see the rotation in it.

@@ -424,3 +424,12 @@ fn a_restored_one_has_to_pass_a_probe() {
     registry.entry(&addr(1)).unwrap().probed(Ok(()), now);
     assert_eq!(picked(&registry, now).unwrap().protocol(), Protocol::H2c);
 }
+
+#[test]
+fn the_first_to_join_is_picked_at_once() {
+    let (registry, now) = (registry(), Instant::now());
+    let mut reader = registry.reader();
+    assert!(reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).is_none());
+    registry.hear(&addr(1), now, now);
+    assert!(reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).is_some());
+}

@@ -85,6 +85,9 @@ fn announces(broker: Broker, client: Client) {
     let gateway = Apiserver::start(&cluster.config(true, "registry: {ttl: 3s, sweep_interval: 200ms}\n"));
     let stub = Stub::ok("announced");
     let addr = stub.addr().to_string();
+    // What is published once is only heard by who reads already.
+    let connected = format!("gateway_nsqd_connected{{nsqd=\"{tcp}\"}}");
+    eventually("the link", || (gateway.metric(&connected) > 0.0).then_some(()));
     let mut command = program(client);
     let producer = match client {
         Client::SeedGo | Client::Go => {
