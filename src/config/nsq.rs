@@ -16,9 +16,10 @@ pub struct Nsq {
     /// The channel to read from. Default none: one of this gateway's own, which vanishes with it.
     /// Gateways that share a channel share its heartbeats, so that each sees only a part of them.
     pub channel: Option<String>,
-    /// How often the nsqlookupds are asked which nsqds have the topic. Default 5s, from 100ms to 10min.
+    /// How often the nsqlookupds are asked which nsqds have the topic, and each nsqd what time it is and who reads
+    /// the channel. Default 5s, from 100ms to 10min.
     pub lookup_interval: Duration,
-    /// A connection to an nsqd, an answer of an nsqlookupd, or an nsqd's acknowledgement. Default 2s, from
+    /// A connection to an nsqd, its or an nsqlookupd's answer over HTTP, or its acknowledgement. Default 2s, from
     /// 100ms to 1min.
     pub connect_timeout: Duration,
     /// The longest wait before an nsqd that was lost is tried again. Default 3s, from 100ms to 10min.
