@@ -1,8 +1,8 @@
 //! When a dataserver leaves the set, and when it gets no requests meanwhile.
 //!
 //! Whether one is live is asked at every pick; here it is decided what counts. One that is silent while others
-//! are heard has gone. When nobody can be heard the set is [frozen](hold), and each of the silent has to answer
-//! a [probe](prober); so has whoever failed a request.
+//! are heard has gone. When nobody can be heard the set is frozen, and each of the silent has to answer
+//! a probe; so has whoever failed a request.
 
 mod hold;
 mod prober;
