@@ -2,10 +2,12 @@
 //!
 //! Whether one is live is asked at every pick; here it is decided what counts. One that is silent while others
 //! are heard has gone. When nobody can be heard the set is [frozen](hold), and each of the silent has to answer
-//! a [probe](prober); so has whoever failed a request.
+//! a [probe](prober); so has whoever failed a request, and whoever is known only from the [file](snapshot) that the
+//! gateway before this one has left.
 
 mod hold;
 mod prober;
+mod snapshot;
 
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use crate::addr::Dialable;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::registry::{Entry, Probed, Registry, State};
+
+pub use snapshot::Snapshot;
 
 use hold::{Hold, Path, Silence};
 use prober::{Answer, Prober};
