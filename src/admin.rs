@@ -38,6 +38,7 @@ impl Admin {
             metrics,
             draining: Arc::default(),
             heart_beat_time: config.common.heart_beat_time,
+            keeps_snapshot: config.registry.snapshot.is_some(),
         };
         let (allow, trusted) = (gateway.admin_allow.clone(), gateway.trusted_proxies.clone());
         Self { router: api::router(state.clone()), allow: Arc::new(allow), trusted: Arc::new(trusted), state }

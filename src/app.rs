@@ -15,7 +15,7 @@ use crate::addr::{Dialable, OwnListeners};
 use crate::admin::Admin;
 use crate::config::{self, Config};
 use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
-use crate::liveness::Liveness;
+use crate::liveness::{Liveness, Snapshot};
 use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Signed, Subscriber};
 use crate::registry::{Ejection, Reason, Registry, Settings};
@@ -116,6 +116,13 @@ impl App {
         let liveness =
             Liveness::new(registry.clone(), metrics.clone(), config.registry.clone(), dialable.clone());
         tasks.spawn_endless("liveness", liveness.run());
+        if let Some(snapshot) =
+            Snapshot::new(registry.clone(), metrics.clone(), &config.registry, dialable.clone())
+        {
+            // Before anybody is served: the first user should find them.
+            snapshot.restore().await;
+            tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
+        }
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));

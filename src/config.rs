@@ -73,6 +73,7 @@ impl Config {
             if let Some(tls) = &config.gateway.tls {
                 tls.check(faults);
             }
+            config.registry.check_snapshot(faults);
             config.nsq.check_files(faults);
         })
     }

@@ -1,11 +1,12 @@
 //! When a dataserver leaves the set, and when it gets no requests meanwhile.
 //!
 //! Whether one is live is asked at every pick; here it is decided what counts. One that is silent while others
-//! are heard has gone. When nobody can be heard the set is frozen, and each of the silent has to answer
-//! a probe; so has whoever failed a request.
+//! are heard has gone. When nobody can be heard the set is frozen, and each of the silent has to answer a probe; so
+//! has whoever failed a request, and whoever is known only from the file that the gateway before this one has left.
 
 mod hold;
 mod prober;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,8 @@ use crate::addr::Dialable;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::registry::{Entry, Probed, Registry, State};
+
+pub use snapshot::Snapshot;
 
 use hold::{Hold, Path, Silence};
 use prober::{Answer, Prober};

@@ -47,6 +47,7 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Seconds that the gateway itself stood still, and that counted as nobody's silence.",
     ),
+    (SNAPSHOT_WRITES, Kind::Counter, "Writes of the live set to its file, by result."),
     (NSQD_CONNECTED, Kind::Gauge, "Whether heartbeats are being read from this nsqd (0 or 1)."),
     (NSQD_OFFSET, Kind::Gauge, "How far the clock of this nsqd is ahead of the gateway's, in seconds."),
     (
@@ -79,6 +80,7 @@ const FROZEN: &str = "gateway_registry_frozen";
 const PROBES: &str = "gateway_probes_total";
 const EJECTIONS: &str = "gateway_ejections_total";
 const PAUSED: &str = "gateway_paused_seconds_total";
+const SNAPSHOT_WRITES: &str = "gateway_snapshot_writes_total";
 const NSQD_CONNECTED: &str = "gateway_nsqd_connected";
 const NSQD_OFFSET: &str = "gateway_nsqd_clock_offset_seconds";
 const CHANNEL_SHARED: &str = "gateway_channel_shared";
@@ -117,6 +119,8 @@ struct Inner {
     probes: Counts,
     ejections: AtomicU64,
     paused_millis: AtomicU64,
+    snapshot_writes: Counts,
+    snapshot: Mutex<Snapshot>,
     nsqds: nsqd::Nsqds,
     first_connected: OnceLock<Instant>,
     workers: Vec<Arc<Worker>>,
@@ -175,6 +179,8 @@ impl Metrics {
             probes: Counts::new(PROBES, "result", &["passed", "failed", "not_asked"]),
             ejections: AtomicU64::new(0),
             paused_millis: AtomicU64::new(0),
+            snapshot_writes: Counts::new(SNAPSHOT_WRITES, "result", &["written", "failed"]),
+            snapshot: Mutex::default(),
             nsqds: nsqd::Nsqds::default(),
             first_connected: OnceLock::new(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
@@ -231,6 +237,21 @@ impl Metrics {
         Duration::from_millis(self.inner.paused_millis.load(Ordering::Relaxed))
     }
 
+    /// The live set was written to its file, or could not be.
+    pub fn snapshot_written(&self, written: bool) {
+        self.inner.snapshot_writes.add(if written { "written" } else { "failed" });
+        let mut snapshot = self.inner.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot.failing = !written;
+        if written {
+            snapshot.written_at = Some(SystemTime::now());
+        }
+    }
+
+    /// How it went with the file of the live set.
+    pub fn snapshot(&self) -> Snapshot {
+        *self.inner.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The certificate's files changed, and what they hold now is used or is not good.
     pub fn tls_reloaded(&self, used: bool) {
         self.inner.tls_reloads.add(if used { "used" } else { "refused" });
@@ -279,6 +300,7 @@ impl Metrics {
         inner.evictions.publish(inner);
         inner.tls_reloads.publish(inner);
         inner.probes.publish(inner);
+        inner.snapshot_writes.publish(inner);
         inner.count(EJECTIONS, &[], inner.ejections.load(Ordering::Relaxed));
         inner.count(PAUSED, &[], inner.paused_millis.load(Ordering::Relaxed) / 1000);
         inner.count(JOINS, &[], inner.joins.load(Ordering::Relaxed));
@@ -371,6 +393,15 @@ impl Counts {
             inner.count(self.name, &[(self.label, (*value).into())], count.load(Ordering::Relaxed));
         }
     }
+}
+
+/// How it went with the file of the live set.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Snapshot {
+    /// When it was written last.
+    pub written_at: Option<SystemTime>,
+    /// Whether it could not be, the last time.
+    pub failing: bool,
 }
 
 #[cfg(test)]

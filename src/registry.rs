@@ -27,7 +27,7 @@ use dashmap::mapref::entry::Entry as Slot;
 use tokio::time::Instant;
 
 pub use departed::KEPT as DEPARTED_KEPT;
-pub use entry::{Dataserver, Entry, Probed};
+pub use entry::{Dataserver, Entry, Member, Probed};
 pub use history::{Event, What};
 pub use reader::Reader;
 pub use shared::{Ejection, Settings};
@@ -247,24 +247,19 @@ impl Registry {
 
     /// Takes in a dataserver that was in the set of the gateway before this one. It has to pass a probe, and has
     /// a TTL to be heard. Returns whether it was taken.
-    pub fn restore(
-        &self,
-        addr: &Addr,
-        protocol: Protocol,
-        incarnation: Option<Incarnation>,
-        now: Instant,
-    ) -> bool {
+    pub fn restore(&self, member: Member, now: Instant) -> bool {
         let inner = &*self.inner;
         if !inner.shared.take_place(inner.capacity) {
             return false;
         }
+        let addr = member.addr.clone();
         let Slot::Vacant(slot) = inner.entries.entry(addr.clone()) else {
             inner.shared.give_place_back(1);
             return false;
         };
         let heard_at = inner.shared.clock.running(now);
-        slot.insert(inner.admit(addr, What::Restored, Doubt::ON_PROBATION, now, |entry| {
-            entry.presume(heard_at, protocol, incarnation);
+        slot.insert(inner.admit(&addr, What::Restored, Doubt::restored(now), now, |entry| {
+            entry.presume(heard_at, member);
         }));
         true
     }

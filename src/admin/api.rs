@@ -23,6 +23,7 @@ pub(super) struct Shown {
     pub(super) draining: Arc<AtomicBool>,
     /// How long a dataserver takes to be heard.
     pub(super) heart_beat_time: Duration,
+    pub(super) keeps_snapshot: bool,
 }
 
 pub(super) type Shared = extract::State<Shown>;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::api::{Shared, Shown, no_store};
-use crate::metrics::NsqdStatus;
+use crate::metrics::{self, NsqdStatus};
 use crate::registry::{Frozen, State};
 
 /// The body of `GET /readyz`.
@@ -49,6 +49,15 @@ struct More {
     frozen: bool,
     frozen_reason: Option<&'static str>,
     paused_seconds: f64,
+    /// Nothing if none is kept.
+    snapshot: Option<Snapshot>,
+}
+
+/// The live set on disk.
+#[derive(Serialize)]
+struct Snapshot {
+    written_at: Option<String>,
+    failing: bool,
 }
 
 /// It has somewhere to send a request, and is not about to stop.
@@ -113,6 +122,14 @@ impl More {
             frozen: frozen.is_some(),
             frozen_reason: frozen.map(Frozen::label),
             paused_seconds: state.metrics.paused_for().as_secs_f64(),
+            snapshot: state.keeps_snapshot.then(|| Snapshot::new(state.metrics.snapshot())),
         }
+    }
+}
+
+impl Snapshot {
+    fn new(seen: metrics::Snapshot) -> Self {
+        let rfc_3339 = |at| humantime::format_rfc3339_millis(at).to_string();
+        Self { written_at: seen.written_at.map(rfc_3339), failing: seen.failing }
     }
 }

@@ -1,11 +1,16 @@
 //! Section `registry`: who may be in the set, and what keeps a dataserver in it.
 
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::networks;
 use super::reader::Reader;
+use super::{Fault, networks};
 use crate::addr::Networks;
+
+/// A snapshot is of use for so many TTLs.
+const SNAPSHOT_TTLS: u32 = 6;
 
 /// Who may be in the set, and what keeps a dataserver in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +30,8 @@ pub struct Registry {
     pub allow: Option<Networks>,
     /// The file that the set is kept in, so that a gateway that starts again knows whom to probe. Default none.
     pub snapshot: Option<PathBuf>,
+    /// How often it is written. Default 5s, from 100ms to 10min.
+    pub snapshot_interval: Duration,
     /// How the gateway asks a dataserver itself whether it is alive.
     pub probe: Probe,
     /// When a dataserver that fails requests gets none for a while.
@@ -74,12 +81,51 @@ impl Registry {
             trusted_joins: section.within("trusted_joins", 16, 0, 1_000_000),
             allow: networks::read(&mut section, "allow"),
             snapshot: section.optional::<String>("snapshot").map(PathBuf::from),
+            snapshot_interval: section.within(
+                "snapshot_interval",
+                millis(5_000),
+                millis(100),
+                millis(600_000),
+            ),
             probe: Probe::read(section.section("probe")),
             ejection: Ejection::read(section.section("ejection")),
         };
+        if registry.snapshot.is_some() && registry.snapshot_interval > registry.snapshot_max_age() {
+            let message = format!("is longer than {SNAPSHOT_TTLS} ttl, after which a snapshot is not read");
+            section.fault("snapshot_interval", message);
+        }
         section.finish();
         registry
     }
+
+    /// An older snapshot is not read: too much may have changed.
+    pub fn snapshot_max_age(&self) -> Duration {
+        self.ttl * SNAPSHOT_TTLS
+    }
+
+    /// What is wrong with the place of the snapshot.
+    pub(super) fn check_snapshot(&self, faults: &mut Vec<Fault>) {
+        let Some(path) = &self.snapshot else { return };
+        if let Err(error) = try_to_write_beside(path) {
+            faults.push(Fault::new(
+                "registry.snapshot",
+                format!("{} cannot be written: {error}", path.display()),
+            ));
+        }
+    }
+}
+
+/// It is replaced, never written over: its directory matters.
+fn try_to_write_beside(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
+    let mut trial = name.to_owned();
+    trial.push(format!(".{:016x}", rand::random::<u64>()));
+    let trial = path.with_file_name(trial);
+    OpenOptions::new().write(true).create_new(true).open(&trial)?;
+    fs::remove_file(trial)
 }
 
 impl Probe {

@@ -143,6 +143,11 @@ fn keys_that_contradict_each_other_are_faults() {
         ["gateway.admin_listen: is the same as gateway.listen"]
     );
     assert_eq!(faults("nsq: {embedded: false}").len(), 1);
+    assert_eq!(
+        faults("registry: {ttl: 500ms, snapshot: set.json}"),
+        ["registry.snapshot_interval: is longer than 6 ttl, after which a snapshot is not read"]
+    );
+    assert!(faults("registry: {ttl: 500ms}").is_empty(), "none is kept");
 }
 
 #[test]

@@ -344,10 +344,10 @@ impl Entry {
     }
 
     /// It was heard at this time, though no heartbeat came.
-    pub(super) fn presume(&self, heard_at: u64, protocol: Protocol, incarnation: Option<Incarnation>) {
+    pub(super) fn presume(&self, heard_at: u64, member: Member) {
         self.last_heard.store(heard_at, Ordering::Relaxed);
-        self.speaks_h2c.store(protocol == Protocol::H2c, Ordering::Relaxed);
-        self.story().incarnation = incarnation;
+        self.speaks_h2c.store(member.protocol == Protocol::H2c, Ordering::Relaxed);
+        self.story().incarnation = member.incarnation;
     }
 
     /// Whether the last that was heard of it is its goodbye.
@@ -404,6 +404,17 @@ impl Entry {
         self.joined
     }
 
+    /// Whom another gateway should know, if that is so: it got requests, and is not about to stop.
+    pub(super) fn member(&self) -> Option<Member> {
+        let story = self.story();
+        let serves = story.phase == Phase::Up && !story.is_on_probation();
+        serves.then(|| Member {
+            addr: self.addr.clone(),
+            protocol: self.protocol(),
+            incarnation: story.incarnation.clone(),
+        })
+    }
+
     pub(super) fn view(&self, running: u64, now: Instant) -> Dataserver {
         let process = self.story().incarnation.as_ref().map(|incarnation| incarnation.id.clone());
         Dataserver {
@@ -421,6 +432,17 @@ impl Entry {
     pub(super) fn events(&self) -> Vec<Event> {
         self.story().history.events()
     }
+}
+
+/// What one gateway tells the next of a dataserver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Where its requests go.
+    pub addr: Addr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Which process it is, if it says so.
+    pub incarnation: Option<Incarnation>,
 }
 
 /// A dataserver as people see it, at one moment.

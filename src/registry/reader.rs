@@ -43,6 +43,11 @@ impl Rotation {
         rotation
     }
 
+    /// How many stand well by now.
+    pub(super) fn live(&self, oldest_live: u64) -> usize {
+        self.live.iter().filter(|entry| is_live(entry, oldest_live)).count()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.live.len() + self.rest.len()
     }
@@ -100,13 +105,17 @@ impl Reader {
         let oldest_live = self.registry.inner.shared.clock.oldest_live(now);
         let rotation = self.rotation.load();
         let serves = |entry: &Entry| entry.is_heard_since(oldest_live) && suits(entry);
-        any(&rotation.live, rng, |entry| entry.standing() == Standing::Live && serves(entry)).or_else(|| {
+        any(&rotation.live, rng, |entry| is_live(entry, oldest_live) && suits(entry)).or_else(|| {
             // In either part: who was live may be doubted since, and who was doubted live.
             let is_better_than_nobody = |entry: &Entry| entry.standing() != Standing::Out && serves(entry);
             any(&rotation.rest, rng, is_better_than_nobody)
                 .or_else(|| any(&rotation.live, rng, is_better_than_nobody))
         })
     }
+}
+
+fn is_live(entry: &Entry, oldest_live: u64) -> bool {
+    entry.standing() == Standing::Live && entry.is_heard_since(oldest_live)
 }
 
 /// A random one of those that serve.

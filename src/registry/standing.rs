@@ -117,6 +117,11 @@ pub(super) enum Doubt {
 impl Doubt {
     pub(super) const SUSPECT: Self = Self::Suspect { failing: None, proven: true, heard: false };
     pub(super) const ON_PROBATION: Self = Self::Suspect { failing: None, proven: false, heard: true };
+
+    /// It was there when somebody looked last: it is asked until it answers, and gets no request before.
+    pub(super) fn restored(now: Instant) -> Self {
+        Self::Suspect { failing: Some((now, 0)), proven: true, heard: false }
+    }
 }
 
 impl Story {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::standing::{Doubt, Standing};
-use super::{Dataserver, Entry, Event, Reason, Registry, State, Totals};
+use super::{Dataserver, Entry, Event, Member, Reason, Registry, State, Totals};
 use crate::addr::Addr;
 
 /// The whole set at one moment, as far as it matters for whether it can be heard.
@@ -129,11 +129,9 @@ impl Registry {
         self.inner.shared.take_raised().iter().filter_map(|addr| self.entry(addr)).collect()
     }
 
-    /// How many get requests.
+    /// How many get requests: of those that are picked from, since who has just come is not yet among them.
     pub fn live(&self, now: Instant) -> usize {
-        let oldest_live = self.inner.shared.clock.oldest_live(now);
-        let is_live = |entry: &Entry| entry.standing() == Standing::Live && entry.is_heard_since(oldest_live);
-        self.inner.entries.iter().filter(|entry| is_live(entry)).count()
+        self.inner.rotation.load().live(self.inner.shared.clock.oldest_live(now))
     }
 
     /// How many there are in each state, in the order of [`State::ALL`].
@@ -156,6 +154,13 @@ impl Registry {
         let mut list: Vec<_> = known.map(|entry| entry.view(running, now)).collect();
         list.sort_unstable_by(|a, b| a.addr.cmp(&b.addr));
         list
+    }
+
+    /// Those that the gateway after this one should know of.
+    pub fn members(&self, now: Instant) -> Vec<Member> {
+        let oldest_live = self.inner.shared.clock.oldest_live(now);
+        let known = self.inner.entries.iter().filter(|entry| entry.is_heard_since(oldest_live));
+        known.filter_map(|entry| entry.member()).collect()
     }
 
     /// One of the set.

@@ -34,6 +34,11 @@ impl Registry {
     }
 }
 
+fn live(registry: &Registry, now: Instant) -> usize {
+    registry.publish();
+    registry.live(now)
+}
+
 fn picks(registry: &Registry, now: Instant, times: usize) -> HashMap<String, usize> {
     let (mut reader, mut rng) = (registry.reader(), SmallRng::seed_from_u64(7));
     let mut seen = HashMap::new();
@@ -57,7 +62,7 @@ fn a_first_heartbeat_joins_and_the_next_refreshes() {
 fn a_heartbeat_older_than_the_ttl_is_stale_and_joins_nobody() {
     let (registry, now) = (registry(), Instant::now() + TTL * 2);
     assert_eq!(registry.hear(&addr(1), now - TTL - Duration::from_nanos(1), now), Recorded::Stale);
-    assert_eq!(registry.live(now), 0);
+    assert_eq!(live(&registry, now), 0);
     assert_eq!(registry.hear(&addr(1), now - TTL, now), Recorded::Joined);
 }
 
@@ -65,8 +70,8 @@ fn a_heartbeat_older_than_the_ttl_is_stale_and_joins_nobody() {
 fn a_delayed_heartbeat_gives_only_the_time_that_it_has_left() {
     let (registry, now) = (registry(), Instant::now() + TTL);
     registry.hear(&addr(1), now - Duration::from_secs(7), now);
-    assert_eq!(registry.live(now + Duration::from_secs(3)), 1);
-    assert_eq!(registry.live(now + Duration::from_millis(3001)), 0);
+    assert_eq!(live(&registry, now + Duration::from_secs(3)), 1);
+    assert_eq!(live(&registry, now + Duration::from_millis(3001)), 0);
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn a_reordered_heartbeat_takes_no_time_away() {
     let (registry, now) = (registry(), Instant::now() + TTL);
     registry.hear(&addr(1), now, now);
     registry.hear(&addr(1), now - Duration::from_secs(5), now);
-    assert_eq!(registry.live(now + TTL), 1);
+    assert_eq!(live(&registry, now + TTL), 1);
 }
 
 #[test]
@@ -258,7 +263,7 @@ fn a_goodbye_removes_it_and_what_was_said_before_does_not_bring_it_back() {
     assert_eq!(says(Phase::Down, 4, now - SECOND), Recorded::Left);
     assert_eq!(says(Phase::Up, 2, now), Recorded::Superseded);
     assert_eq!(registry.hear(&addr, now - 2 * SECOND, now), Recorded::Superseded, "without a name, before");
-    assert_eq!(registry.live(now), 0);
+    assert_eq!(live(&registry, now), 0);
     let next = incarnation("b", 1);
     let joined = registry.record(&Beat { incarnation: Some(&next), ..beat(&addr, now) }, now);
     assert_eq!(joined, Recorded::Joined, "the next process");
@@ -385,7 +390,7 @@ fn without_a_limit_only_those_leave_that_are_silent_and_fail_their_probes() {
     registry.hold(None, Some(Frozen::NoNsqd));
     let later = now + 6 * TTL;
     assert!(registry.sweep(later, SECOND).is_empty());
-    assert_eq!(registry.live(later), 3);
+    assert_eq!(live(&registry, later), 3);
     registry.entry(&addr(1)).unwrap().probed(Err("refused".to_owned()), later);
     assert!(registry.sweep(later, SECOND).is_empty(), "not at once");
     let evicted = registry.sweep(later + SECOND, SECOND);
@@ -418,10 +423,17 @@ fn what_happened_is_kept_bounded_and_when_it_has_left() {
 #[test]
 fn a_restored_one_has_to_pass_a_probe() {
     let (registry, now) = (registry(), Instant::now());
-    assert!(registry.restore(&addr(1), Protocol::H2c, None, now));
-    assert!(!registry.restore(&addr(1), Protocol::H2c, None, now));
+    let member = Member { addr: addr(1), protocol: Protocol::H2c, incarnation: None };
+    assert!(registry.restore(member.clone(), now));
+    assert!(!registry.restore(member, now));
     assert!(picked(&registry, now).is_none());
-    registry.entry(&addr(1)).unwrap().probed(Ok(()), now);
+    let entry = registry.entry(&addr(1)).unwrap();
+    assert_eq!(entry.probe_due(SECOND), Some(now));
+    // Nobody may be able to speak: it is asked again.
+    assert_eq!(entry.probed(Err("refused".to_owned()), now), Probed::Unchanged);
+    assert_eq!(entry.probe_due(SECOND), Some(now + SECOND));
+    assert!(picked(&registry, now).is_none());
+    assert_eq!(entry.probed(Ok(()), now), Probed::Back);
     assert_eq!(picked(&registry, now).unwrap().protocol(), Protocol::H2c);
 }
 
@@ -432,4 +444,24 @@ fn the_first_to_join_is_picked_at_once() {
     assert!(reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).is_none());
     registry.hear(&addr(1), now, now);
     assert!(reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).is_some());
+}
+
+#[test]
+fn the_next_gateway_is_told_of_those_that_got_requests_and_stay() {
+    let registry = Registry::new(Settings { trusted_joins: 2, ..settings() });
+    let now = Instant::now();
+    for n in 0..3 {
+        registry.hear(&addr(n), now, now);
+    }
+    registry.record(&Beat { phase: Phase::Draining, ..beat(&addr(1), now) }, now);
+    let restored = Member { addr: addr(9), protocol: Protocol::H2c, incarnation: None };
+    registry.restore(restored.clone(), now);
+    let told = |now| {
+        let mut members = registry.members(now);
+        members.sort_by_key(|member| member.addr.to_string());
+        members
+    };
+    let heard = Member { addr: addr(0), protocol: Protocol::Http1, incarnation: None };
+    assert_eq!(told(now), [heard, restored], "neither who drains nor who is on probation");
+    assert!(told(now + 2 * TTL).is_empty(), "nor who is silent");
 }

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         an_unknown_flag_ends_with_1,
         check_accepts_the_files_in_conf,
         check_prints_every_fault_and_ends_with_78,
+        check_says_where_a_snapshot_cannot_be_written,
         the_gateway_does_not_start_with_a_bad_config,
         a_named_file_must_exist,
         a_port_in_use_is_named_with_the_key_that_moves_it,
@@ -81,6 +82,28 @@ fn check_prints_every_fault_and_ends_with_78() {
          {file}: registry.ttl: \"soon\" is not a duration such as 10s or 500ms\n"
     );
     assert_eq!(stderr(&output), expected);
+}
+
+fn check_says_where_a_snapshot_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |place: &str| dir.path().join(place).to_str().unwrap().to_owned();
+    let check = |snapshot: &str| {
+        let file = write(dir.path(), &format!("registry: {{snapshot: '{snapshot}'}}\n"));
+        let output = apiserver(&["check", "--config", &file]);
+        (output.status.code(), stderr(&output))
+    };
+    assert_eq!(check(&at("set.json")), (Some(0), String::new()));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "it was only tried");
+    for (place, why) in
+        [("no/set.json", "No such file"), (".", "it is not a file"), ("x/..", "it names no file")]
+    {
+        let (code, said) = check(&at(place));
+        assert_eq!(code, Some(78), "{place}: {said}");
+        assert!(
+            said.contains(&format!("registry.snapshot: {} cannot be written: {why}", at(place))),
+            "{said}"
+        );
+    }
 }
 
 fn the_gateway_does_not_start_with_a_bad_config() {

@@ -18,6 +18,7 @@ mod demo;
 mod docs;
 mod goodbye;
 mod proxy;
+mod restart;
 mod rooms;
 mod signed;
 mod support;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     trials.extend(cluster::trials());
     trials.extend(goodbye::trials());
     trials.extend(signed::trials());
+    trials.extend(restart::trials());
     trials.extend(clients::trials());
     trials.extend(proxy::rows_trials(&trials));
     libtest_mimic::run(&arguments, trials).exit_code()
