@@ -123,9 +123,9 @@ pub fn slow_users() -> Drilled {
         [("heads", "-H", "/"), ("bodies", "-B", "/echo"), ("reading", "-X", "/bytes/1000000")]
     {
         let mut command = Command::new(&slowhttptest);
-        command.args([mode, "-c", "1000", "-r", "1000", "-i", "1", "-l", "8", "-p", "5"]);
+        command.args([mode, "-c", "1000", "-r", "400", "-i", "1", "-l", "30", "-p", "5"]);
         let mut slow = Process::start(command.args(["-u", &format!("{to}{path}")]));
-        within(Duration::from_secs(5), "the slow ones to be there", || {
+        within(Duration::from_secs(15), "the slow ones to be there", || {
             (fleet.gateway.metric("gateway_connections{protocol=\"http1\"}") > 900.0).then_some(())
         });
         let load = Load::gets(fleet.gateway.listen, 250);

@@ -26,6 +26,8 @@ const TIMINGS: &str = "registry: {ttl: 2500ms, sweep_interval: 200ms}\n";
 
 const NSQ_TIMINGS: &str = "nsq: {lookup_interval: 300ms, silence_timeout: 2s, reconnect_max: 3s}\n";
 
+const CONFIG_FILE: &str = "dataserver.yaml";
+
 /// A gateway and its dataservers.
 pub struct Fleet {
     pub gateway: Apiserver,
@@ -61,7 +63,9 @@ impl Fleet {
     #[track_caller]
     pub fn of(gateway: Apiserver, dataservers: usize, config: String) -> Self {
         let dataservers = (0..dataservers).map(|_| DataserverProcess::start(&config)).collect();
-        let fleet = Self { gateway, dataservers, config, dir: tempfile::tempdir().unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(CONFIG_FILE), &config).unwrap();
+        let fleet = Self { gateway, dataservers, config, dir };
         let addrs = fleet.addrs();
         fleet.gateway.wait_for_live(&addrs.iter().map(String::as_str).collect::<Vec<_>>());
         fleet
@@ -99,9 +103,7 @@ impl Fleet {
 
     /// The config of a dataserver, in a file.
     pub fn config_file(&self) -> PathBuf {
-        let file = self.dir.path().join("dataserver.yaml");
-        std::fs::write(&file, &self.config).unwrap();
-        file
+        self.dir.path().join(CONFIG_FILE)
     }
 
     /// The state of a dataserver, if it is known.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::findings::{Cannot, Drilled, finding, happens_within, needs, none};
 use crate::fleet::{Fleet, TTL, gateway_config, real_nsq};
 use crate::load::Load;
-use crate::support::{Apiserver, Broker, Cluster, Process, get, pause, within};
+use crate::support::{Apiserver, Broker, Cluster, Process, get, pause, tools, within};
 use crate::watch::Watch;
 use crate::witness::publish;
 
@@ -86,12 +86,7 @@ struct Clock {
 
 impl Clock {
     fn new() -> Result<Self, Cannot> {
-        // Where Debian keeps it.
-        let arches = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-        let mut libraries = arches.map(|arch| arch.path().join("faketime/libfaketime.so.1"));
-        let library = libraries.find(|library| library.is_file());
-        let library = needs(&library.ok_or_else(|| "libfaketime is not installed".to_owned()))?;
-        let clock = Self { library, dir: tempfile::tempdir().unwrap() };
+        let clock = Self { library: needs(&tools::LIBFAKETIME)?, dir: tempfile::tempdir().unwrap() };
         clock.set(0);
         Ok(clock)
     }

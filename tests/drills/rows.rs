@@ -154,7 +154,10 @@ pub const ROWS: &[Row] = &[
         12,
         "nsqd is killed, for 6 TTLs",
         "0/N; the set is frozen; connected again 5 s after it is back at the latest",
-        &[drill!(broker::killed_for_6_ttls)],
+        &[
+            drill!(broker::killed_for_6_ttls),
+            test("faults_12_without_an_nsqd_the_set_is_frozen_at_once_and_thaws_when_heartbeats_flow"),
+        ],
     ),
     row(
         13,
@@ -195,7 +198,11 @@ pub const ROWS: &[Row] = &[
         17,
         "a backlog of 100,000 old heartbeats",
         "no request goes to a dead address; the set is right after 5 s",
-        &[drill!(broker::a_backlog_of_100_000), test("faults_17_old_heartbeats_revive_nobody")],
+        &[
+            drill!(broker::a_backlog_of_100_000),
+            test("faults_17_old_heartbeats_revive_nobody"),
+            test("faults_17_the_past_stays_dead_though_the_nsqds_clock_is_an_hour_off"),
+        ],
     ),
     row(
         18,
@@ -207,7 +214,10 @@ pub const ROWS: &[Row] = &[
         19,
         "100,000 distinct addresses",
         "capacity holds, the real ones stay; memory (64 MiB) and metric series bounded; p99 ≤ 2 ×",
-        &[drill!(crowd::a_flood_of_100_000_addresses)],
+        &[
+            drill!(crowd::a_flood_of_100_000_addresses),
+            test("faults_19_a_flood_does_not_make_room_for_more_ejections"),
+        ],
     ),
     row(
         20,
@@ -223,13 +233,20 @@ pub const ROWS: &[Row] = &[
         22,
         "all dataservers are restarted, one after another",
         "0/N, of POSTs too: they say goodbye and drain",
-        &[drill!(dataservers::rolling_restart), drill!(dataservers::rolling_restart_of_announced_services)],
+        &[
+            drill!(dataservers::rolling_restart),
+            drill!(dataservers::rolling_restart_of_announced_services),
+            test("faults_22_a_rolling_restart_fails_no_request"),
+        ],
     ),
     row(
         23,
         "file descriptors run out",
         "no crash; who is connected is served; as before 2 s later",
-        &[test("http_48_without_file_descriptors_it_serves_whom_it_can")],
+        &[
+            test("http_48_without_file_descriptors_it_serves_whom_it_can"),
+            test("faults_23_a_connection_that_the_gateway_had_no_room_for_is_nobodys_fault"),
+        ],
     ),
     row(24, "nobody scrapes /metrics for an hour", "memory stays flat", &[]),
     row(
@@ -253,7 +270,11 @@ pub const ROWS: &[Row] = &[
         28,
         "the wall clock jumps an hour",
         "nobody expires, nobody is revived",
-        &[drill!(machine::the_gateways_clock_jumps), drill!(machine::nsqds_clock_jumps)],
+        &[
+            drill!(machine::the_gateways_clock_jumps),
+            drill!(machine::nsqds_clock_jumps),
+            test("faults_28_the_wall_clock_is_set_and_nobody_expires_or_revives"),
+        ],
     ),
     row(
         29,
@@ -262,6 +283,7 @@ pub const ROWS: &[Row] = &[
         &[
             drill!(machine::the_gateway_stands_still_for_5_s),
             drill!(machine::the_gateway_stands_still_for_60_s, long),
+            test("faults_29_a_pause_does_not_count_neither_before_it_is_noticed_nor_after"),
         ],
     ),
     row(30, "the processor is starved", "no false eviction", &[drill!(machine::the_processor_is_starved)]),
