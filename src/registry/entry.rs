@@ -368,12 +368,14 @@ impl Entry {
             self.shared.eject_ended();
         }
         story.history.note(now, what);
+        // The snapshot still has it: that is for nobody to pick any more.
+        self.settle(&story);
         story.history.clone()
     }
 
     /// Makes what workers see what the story says.
     fn settle(&self, story: &Story) {
-        let standing = story.standing() as u8;
+        let standing = if self.has_left() { Standing::Out } else { story.standing() } as u8;
         if self.standing.swap(standing, Ordering::Relaxed) != standing {
             self.shared.changed.notify_one();
         }

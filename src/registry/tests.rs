@@ -270,6 +270,19 @@ fn a_goodbye_removes_it_and_what_was_said_before_does_not_bring_it_back() {
 }
 
 #[test]
+fn who_has_left_is_not_picked_though_the_snapshot_be_old() {
+    let (registry, now) = (registry(), Instant::now());
+    registry.hear(&addr(1), now, now);
+    registry.publish();
+    let mut reader = registry.reader();
+    registry.hold(None, None);
+    let goodbye = addr(1);
+    let goodbye = Beat { phase: Phase::Down, ..beat(&goodbye, now) };
+    assert_eq!(registry.record(&goodbye, now), Recorded::Left);
+    assert!(reader.pick(now, &mut SmallRng::seed_from_u64(7), &[]).is_none());
+}
+
+#[test]
 fn an_older_process_never_takes_the_place_of_a_newer_one() {
     let (registry, addr, now) = (registry(), addr(1), Instant::now() + TTL);
     let says = |id, seq, sent| {
