@@ -61,17 +61,23 @@ impl Liveness {
         let mut ticks = tokio::time::interval(self.registry.tick_allowance() / TICKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweeps = tokio::time::interval(self.settings.sweep_interval);
-        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let registry = self.registry.clone();
         loop {
             tokio::select! {
                 biased;
                 // First: before anything is judged it must be known whether the gateway itself stood still.
                 _ = ticks.tick() => self.tick(Instant::now()),
-                () = registry.doubts_raised() => self.look_at_doubtful(),
+                // Before probes and doubts: of these a flood makes no end.
+                _ = sweeps.tick() => {
+                    self.sweep(Instant::now());
+                    // One that takes longer than its interval leaves as much time to others.
+                    sweeps.reset();
+                }
                 (entry, answer) = self.prober.came_back() => self.probed(&entry, answer),
-                _ = sweeps.tick() => self.sweep(Instant::now()),
+                // They are looked at below, whatever happened.
+                () = registry.doubts_raised() => {}
             }
+            self.look_at_doubtful();
             self.prober.start_due(Instant::now());
         }
     }
@@ -145,7 +151,7 @@ impl Liveness {
             } else {
                 tracing::debug!(dataserver = %entry.addr(), "to be probed: {why}");
             }
-            self.prober.watch(entry);
+            self.prober.watch_doubtful(entry);
         }
     }
 

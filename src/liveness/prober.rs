@@ -1,5 +1,6 @@
 //! Asking dataservers themselves whether they are alive: those that are doubted, and those whose silence means nothing.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -16,12 +17,20 @@ use crate::fetch::{self, FetchError};
 use crate::protocol::Protocol;
 use crate::registry::{Entry, Failure};
 
+/// Shortest time between two looks at all that are watched.
+const LOOK_GAP: Duration = Duration::from_millis(50);
+
 /// Those who look after the doubtful.
 pub(super) struct Prober {
     settings: config::Probe,
     dialable: Dialable,
     watched: HashMap<u64, Watched>,
-    running: JoinSet<(Arc<Entry>, Answer)>,
+    /// Whose turn it is, the next one last.
+    queue: Vec<u64>,
+    /// When all that are watched are looked at again, for the queue.
+    next_look: Instant,
+    /// Each with whether it is for a dataserver that never was live.
+    running: JoinSet<(Arc<Entry>, bool, Answer)>,
     /// Of those that run, the ones for dataservers that never were live.
     newcomers: usize,
 }
@@ -31,6 +40,22 @@ struct Watched {
     /// When it is to be probed for its silence.
     silent: Option<Instant>,
     is_running: bool,
+}
+
+impl Watched {
+    /// When it is to be probed; `None` if it need not be.
+    fn due(&self, interval: Duration) -> Option<Instant> {
+        [self.entry.probe_due(interval), self.silent].into_iter().flatten().min()
+    }
+}
+
+/// The order of probes, the first one last.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// The newest first: in a flood of them those that wait are those that nobody hears any more.
+    Newcomer(u64),
+    /// Who has waited longest first, so that everybody has a turn.
+    Known(Reverse<Instant>),
 }
 
 /// What came of a probe.
@@ -57,11 +82,19 @@ impl Answer {
 
 impl Prober {
     pub(super) fn new(settings: config::Probe, dialable: Dialable) -> Self {
-        Self { settings, dialable, watched: HashMap::new(), running: JoinSet::new(), newcomers: 0 }
+        let (watched, queue, running) = (HashMap::new(), Vec::new(), JoinSet::new());
+        Self { settings, dialable, watched, queue, next_look: Instant::now(), running, newcomers: 0 }
     }
 
-    /// Looks after one that is doubted.
-    pub(super) fn watch(&mut self, entry: Arc<Entry>) {
+    /// Looks after one that is doubted. If it was live, it is the next.
+    pub(super) fn watch_doubtful(&mut self, entry: Arc<Entry>) {
+        if !entry.is_on_probation() {
+            self.queue.push(entry.id());
+        }
+        self.watch(entry);
+    }
+
+    fn watch(&mut self, entry: Arc<Entry>) {
         self.watched.entry(entry.id()).or_insert(Watched { entry, silent: None, is_running: false });
     }
 
@@ -84,23 +117,21 @@ impl Prober {
     /// Starts the probes that are due, as many as may run at the same time: first of those that were live, and of the
     /// others never so many that these have to wait.
     pub(super) fn start_due(&mut self, now: Instant) {
+        if now >= self.next_look {
+            self.look(now);
+        }
         let interval = self.settings.interval;
-        let due = |watched: &Watched| {
-            let doubted = watched.entry.probe_due(interval);
-            [doubted, watched.silent].into_iter().flatten().min()
-        };
-        self.watched.retain(|_, watched| watched.is_running || due(watched).is_some());
-        let is_due =
-            |watched: &&mut Watched| !watched.is_running && due(watched).is_some_and(|due| due <= now);
-        let mut due: Vec<_> = self.watched.values_mut().filter(is_due).collect();
-        // The newest newcomers first: in a flood of them those that wait are those that nobody hears any more.
-        due.sort_by_key(|watched| (watched.entry.is_on_probation(), std::cmp::Reverse(watched.entry.id())));
-        for watched in due {
+        let most_newcomers = self.settings.parallel.div_ceil(2);
+        while self.running.len() < self.settings.parallel {
+            let Some(id) = self.queue.pop() else { break };
+            let Some(watched) = self.watched.get_mut(&id) else { continue };
+            // Since it was put there, much may have happened.
+            if watched.is_running || watched.due(interval).is_none_or(|due| due > now) {
+                continue;
+            }
             let is_newcomer = watched.entry.is_on_probation();
-            let most_newcomers = self.settings.parallel.div_ceil(2);
-            if self.running.len() >= self.settings.parallel
-                || (is_newcomer && self.newcomers >= most_newcomers)
-            {
+            if is_newcomer && self.newcomers >= most_newcomers {
+                self.queue.push(id);
                 break;
             }
             self.newcomers += usize::from(is_newcomer);
@@ -111,17 +142,40 @@ impl Prober {
             let dialable = self.dialable.clone();
             self.running.spawn(async move {
                 let answer = probe(&entry, &settings, &dialable).await;
-                (entry, answer)
+                (entry, is_newcomer, answer)
             });
         }
+    }
+
+    /// Makes the queue anew of all whose probe is due, and forgets those that need none.
+    fn look(&mut self, now: Instant) {
+        let begun = Instant::now();
+        let interval = self.settings.interval;
+        let mut due = Vec::new();
+        self.watched.retain(|id, watched| {
+            if watched.is_running {
+                return true;
+            }
+            let Some(at) = watched.due(interval) else { return false };
+            if at <= now {
+                let is_newcomer = watched.entry.is_on_probation();
+                let turn = if is_newcomer { Turn::Newcomer(*id) } else { Turn::Known(Reverse(at)) };
+                due.push((turn, *id));
+            }
+            true
+        });
+        due.sort_unstable();
+        self.queue = due.into_iter().map(|(_, id)| id).collect();
+        // A flood takes long to look through: never more than a tenth of the time goes into that.
+        self.next_look = now + (begun.elapsed() * 9).max(LOOK_GAP.min(interval / 10));
     }
 
     /// Waits until a probe comes back; for ever if none is under way.
     pub(super) async fn came_back(&mut self) -> (Arc<Entry>, Answer) {
         loop {
             match self.running.join_next().await {
-                Some(Ok((entry, answer))) => {
-                    self.newcomers = self.newcomers.saturating_sub(usize::from(entry.is_on_probation()));
+                Some(Ok((entry, is_newcomer, answer))) => {
+                    self.newcomers = self.newcomers.saturating_sub(usize::from(is_newcomer));
                     if let Some(watched) = self.watched.get_mut(&entry.id()) {
                         watched.is_running = false;
                     }
@@ -184,20 +238,101 @@ async fn ask(addr: &Addr, path: &str, within: Duration, dialable: &Dialable) -> 
 }
 
 async fn targets(addr: &Addr, dialable: &Dialable) -> Result<Vec<std::net::SocketAddr>, Answer> {
-    if let Some(target) = addr.socket_addr() {
-        return Ok(vec![target]);
-    }
-    let targets = lookup_host(addr.as_str()).await.map_err(|error| Answer::Failed(error.to_string()))?;
-    Ok(targets.filter(|target| dialable.permits(*target)).collect())
+    let mut targets = match addr.socket_addr() {
+        Some(target) => vec![target],
+        None => match lookup_host(addr.as_str()).await {
+            Ok(targets) => targets.collect(),
+            Err(error) => return Err(Answer::Failed(error.to_string())),
+        },
+    };
+    targets.retain(|target| dialable.permits(*target));
+    Ok(targets)
 }
 
 fn nowhere() -> Answer {
-    Answer::Failed("its name leads nowhere that may be dialled".to_owned())
+    Answer::Failed("it is nowhere that may be dialled".to_owned())
 }
 
 fn not_connected(error: &io::Error) -> Answer {
     match Failure::to_connect(error) {
         Failure::NoSocket => Answer::NotAsked(error.to_string()),
         _ => Answer::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::Phase;
+    use crate::registry::{Beat, Registry, Settings};
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// So many at addresses that refuse connections, and who looks after them.
+    fn refusing(count: usize, trusted_joins: usize, interval: Duration) -> (Prober, Vec<Arc<Entry>>) {
+        let registry = Registry::new(Settings { join_rate: 1_000_000, trusted_joins, ..Settings::default() });
+        let now = Instant::now();
+        let entries = (0..count).map(|n| {
+            let addr = format!("127.{}.{}.{}:1", 1 + (n >> 16), n >> 8 & 255, n & 255).parse().unwrap();
+            let (protocol, phase) = (Protocol::Http1, Phase::Up);
+            let beat = Beat { addr: &addr, protocol, phase, incarnation: None, sent: now, nsqd: "" };
+            registry.record(&beat, now);
+            registry.entry(&addr).unwrap()
+        });
+        let entries = entries.collect();
+        let probe = config::Probe { parallel: 1, interval, ..config::Config::default().registry.probe };
+        (Prober::new(probe, Dialable::default()), entries)
+    }
+
+    #[tokio::test]
+    async fn each_of_the_silent_has_its_turn_though_there_are_more_than_can_be_asked() {
+        let (mut prober, entries) = refusing(5, 5, 10 * MILLI);
+        prober.watch_silent(entries, Instant::now());
+        tokio::time::sleep(10 * MILLI).await;
+        let mut asked = Vec::new();
+        while asked.len() < 5 {
+            prober.start_due(Instant::now());
+            let Ok((entry, _)) = timeout(50 * MILLI, prober.came_back()).await else { continue };
+            asked.push(entry.id());
+            // By now the one that was asked is due again.
+            tokio::time::sleep(20 * MILLI).await;
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_live_comes_before_newcomers_and_of_those_the_newest() {
+        let (mut prober, entries) = refusing(10, 1, Duration::from_secs(1));
+        for entry in &entries {
+            prober.watch_doubtful(entry.clone());
+        }
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            prober.start_due(Instant::now());
+            let (entry, _) = prober.came_back().await;
+            entry.probed(Err("refused".to_owned()), Instant::now());
+            asked.push(entry.id());
+            if asked.len() == 1 {
+                entries[0].failed(Failure::Connect, false);
+                prober.watch_doubtful(entries[0].clone());
+            }
+        }
+        assert_eq!(asked, [9, 0, 8]);
+    }
+
+    #[tokio::test]
+    async fn faults_19_a_flood_of_newcomers_is_not_looked_through_for_each_probe() {
+        let (mut prober, entries) = refusing(50_000, 0, Duration::from_secs(1));
+        for entry in entries {
+            prober.watch_doubtful(entry);
+        }
+        let begun = Instant::now();
+        for _ in 0..2_000 {
+            prober.start_due(Instant::now());
+            prober.came_back().await;
+            assert!(begun.elapsed() < Duration::from_secs(10));
+        }
     }
 }

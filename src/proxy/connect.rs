@@ -34,11 +34,14 @@ async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure
 }
 
 async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
+    let may_dial = |target: &SocketAddr| worker.settings.dialable.permits(*target);
     if let Some(target) = upstream.addr.socket_addr() {
+        if !may_dial(&target) {
+            return Err(Failure::Resolve);
+        }
         return TcpStream::connect(target).await.map_err(|error| Failure::to_connect(&error));
     }
     let targets = upstream.resolved.targets(&upstream.addr, worker.settings.timeouts.resolved).await?;
-    let may_dial = |target: &SocketAddr| worker.settings.dialable.permits(*target);
     let mut failure = Failure::Resolve;
     for target in targets.iter().copied().filter(may_dial) {
         match TcpStream::connect(target).await {

@@ -52,9 +52,10 @@ impl Joins {
             return Admission::TooFast;
         }
         levels.second += 1.0;
+        let is_trusted = levels.ttl + 1.0 <= self.trusted;
         // It overflows for as long as a flood lasts, and has room again a TTL after.
         levels.ttl = (levels.ttl + 1.0).min(self.trusted * 2.0);
-        if levels.ttl > self.trusted { Admission::OnProbation } else { Admission::Trusted }
+        if is_trusted { Admission::Trusted } else { Admission::OnProbation }
     }
 }
 
@@ -74,6 +75,12 @@ mod tests {
         assert_eq!(admitted(&joins, now, 100, Admission::Trusted), 10);
         assert_eq!(joins.admit(now), Admission::TooFast);
         assert_eq!(admitted(&joins, now + TTL / 20, 100, Admission::Trusted), 5);
+    }
+
+    #[test]
+    fn nobody_is_trusted_if_it_is_said_so() {
+        let (joins, now) = (Joins::new(1_000, 0, TTL), Instant::now());
+        assert_eq!(admitted(&joins, now, 100, Admission::OnProbation), 100);
     }
 
     #[test]
