@@ -309,7 +309,11 @@ pub const ROWS: &[Row] = &[
         35,
         "cold start",
         "first 200 within one heartbeat interval; /readyz tells the truth meanwhile",
-        &[drill!(start::cold_start), drill!(start::start_with_a_snapshot)],
+        &[
+            drill!(start::cold_start),
+            drill!(start::start_with_a_snapshot),
+            test("faults_35_the_first_200_comes_within_one_heartbeat_interval"),
+        ],
     ),
 ];
 
