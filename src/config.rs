@@ -7,6 +7,7 @@ mod common;
 mod fault;
 mod gateway;
 mod limits;
+mod meaning;
 mod networks;
 mod nsq;
 mod reader;

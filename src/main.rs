@@ -32,7 +32,7 @@ struct Args {
 enum Command {
     /// Run an embedded NSQ, three sample dataservers and the gateway in one process
     Demo,
-    /// Read and validate the config file, and print every fault
+    /// Read and validate the config file, and print every fault; if there is none, what the timings mean
     Check,
 }
 
@@ -55,6 +55,12 @@ fn main() -> ExitCode {
         Some(Command::Check) => {
             let what = if file.exists() { "ok" } else { "there is no such file, and the defaults are ok" };
             println!("{}: {what}", file.display());
+            for consequence in config.consequences() {
+                println!("- {consequence}");
+            }
+            for warning in config.warnings() {
+                eprintln!("{}: warning: {warning}", file.display());
+            }
             ExitCode::SUCCESS
         }
         Some(Command::Demo) => cli::run(args.log_format, |stop| app::demo(config, stop)),

@@ -75,14 +75,13 @@ impl LastSeqs {
 
     /// Whether it is above all that were heard from this process.
     fn raise(&mut self, addr: &Addr, Incarnation { id, seq }: &Incarnation, now: Instant) -> bool {
-        let process = (addr.clone(), id.clone());
         // Only who has the key gets here. Should one that does make up new processes without end, then the first
         // are forgotten early.
-        let is_full = self.now.len() >= self.capacity && !self.now.contains_key(&process);
-        if is_full || now.saturating_duration_since(self.turned) >= self.span {
+        if self.now.len() >= self.capacity || now.saturating_duration_since(self.turned) >= self.span {
             self.before = std::mem::take(&mut self.now);
             self.turned = now;
         }
+        let process = (addr.clone(), id.clone());
         let last = self.now.get(&process).or_else(|| self.before.get(&process));
         let is_new = last.is_none_or(|last| seq > last);
         if is_new {
@@ -196,6 +195,13 @@ mod tests {
                 assert_eq!(check(&signed, &heartbeat(port, "a", seq), &key, 0), Ok(()));
                 assert_eq!(check(&signed, &heartbeat(port, "a", seq), &key, 0), Err(Refusal::Replayed));
             }
+        }
+        // As many as there may be, and one speaks more often: nobody is forgotten for that.
+        for seq in 4..40 {
+            assert_eq!(check(&signed, &heartbeat(1, "a", seq), &key, 0), Ok(()));
+        }
+        for port in 2..=10 {
+            assert_eq!(check(&signed, &heartbeat(port, "a", 3), &key, 0), Err(Refusal::Replayed));
         }
         for id in 0..100 {
             assert_eq!(check(&signed, &heartbeat(1, &id.to_string(), 1), &key, 0), Ok(()));

@@ -19,6 +19,8 @@ pub fn trials() -> Vec<Trial> {
         check_accepts_the_files_in_conf,
         check_prints_every_fault_and_ends_with_78,
         check_says_where_a_snapshot_cannot_be_written,
+        check_says_what_the_timings_mean_as_the_readme_shows,
+        check_warns_of_nonsense_and_ends_well,
         the_gateway_does_not_start_with_a_bad_config,
         a_named_file_must_exist,
         a_port_in_use_is_named_with_the_key_that_moves_it,
@@ -36,6 +38,10 @@ fn apiserver(args: &[&str]) -> Output {
 
 fn dataserver(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dataserver")).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn stderr(output: &Output) -> String {
@@ -61,8 +67,37 @@ fn check_accepts_the_files_in_conf() {
     for file in ["conf/config.yaml", "conf/cluster.yaml"] {
         let output = apiserver(&["check", "--config", file]);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{file}: ok\n"));
+        assert!(stdout(&output).starts_with(&format!("{file}: ok\n- A dataserver")), "{}", stdout(&output));
+        assert_eq!(stderr(&output), "", "no warnings");
     }
+}
+
+fn check_says_what_the_timings_mean_as_the_readme_shows() {
+    let readme = std::fs::read_to_string(tools::source("README.md")).unwrap();
+    let (_, shown) = readme.split_once("$ apiserver check\n").expect("no example");
+    let shown = shown.split("```").next().unwrap();
+    assert_eq!(stdout(&apiserver(&["check"])), shown);
+}
+
+fn check_warns_of_nonsense_and_ends_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "registry: {ttl: 3s}\ntimeouts: {response_head: 10ms}\n");
+    let output = apiserver(&["check", "--config", &file]);
+    assert_eq!(output.status.code(), Some(0));
+    let keys: Vec<_> = stderr(&output)
+        .lines()
+        .map(|line| {
+            line.strip_prefix(&format!("{file}: warning: "))
+                .expect(line)
+                .split(':')
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    let expected = ["registry.ttl", "nsq.silence_timeout", "nsq.connect_timeout", "timeouts.response_head"];
+    assert_eq!(keys, expected, "{}", stderr(&output));
+    assert!(stdout(&output).contains("one that falls silent after 3s"), "{}", stdout(&output));
 }
 
 fn write(dir: &Path, config: &str) -> String {

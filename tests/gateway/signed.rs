@@ -11,7 +11,8 @@ use nsq_gateway::presence::Incarnation;
 use tempfile::TempDir;
 
 use crate::support::{
-    Apiserver, Broker, Cluster, DataserverProcess, PATIENT, Stub, eventually, get, tools, trial_with, trials,
+    Apiserver, Broker, Cluster, DataserverProcess, PATIENT, Process, Stub, eventually, get, tools,
+    trial_with, trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -184,9 +185,8 @@ fn the_plain_form_cannot_be_signed() {
     std::fs::write(&config, asks_for(&key)).unwrap();
     for args in [&["--addr", "127.0.0.1:0"][..], &["announce", "--addr", "127.0.0.1:1"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dataserver"));
-        let output = command.args(args).arg("--plain").arg("--config").arg(&config).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("the plain form cannot be signed"), "{said}");
+        let mut process = Process::start(command.args(args).arg("--plain").arg("--config").arg(&config));
+        assert_eq!(process.wait().code(), Some(1));
+        assert!(process.output().contains("the plain form cannot be signed"), "{}", process.output());
     }
 }
