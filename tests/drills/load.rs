@@ -171,6 +171,13 @@ impl Answers {
         Self(self.iter().filter(was_sent).cloned().collect())
     }
 
+    /// Those that were waited for at some moment of a span of time, and the others.
+    pub fn under_way(&self, span: &Range<Instant>) -> (Self, Self) {
+        let was_under_way = |answer: &Answer| answer.at < span.end && answer.at + answer.took > span.start;
+        let (waited, others) = self.iter().cloned().partition(was_under_way);
+        (Self(waited), Self(others))
+    }
+
     /// Those to requests of this method.
     pub fn to_method(&self, method: &str) -> Self {
         Self(self.iter().filter(|answer| answer.method == method).cloned().collect())
