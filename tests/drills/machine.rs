@@ -149,7 +149,7 @@ fn the_gateway_stands_still_for(length: Duration) -> Drilled {
     Ok(vec![
         others.none_failed(),
         // A limit of the gateway may have passed for them while it stood still.
-        finding(format!("of {} that waited meanwhile {}", waited.len(), waited.failed().len()), true),
+        finding(format!("{} of {} that waited meanwhile failed", waited.failed().len(), waited.len()), true),
         none("of the living missing", seen.missing(&addrs[..3], stopped, Instant::now()).len()),
         happens_within(
             "the dead one out of rotation after",
