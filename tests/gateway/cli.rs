@@ -276,5 +276,5 @@ fn a_second_signal_ends_a_gateway_at_once() {
     gateway.process.signal("TERM");
     let begun = Instant::now();
     assert_eq!(gateway.process.wait().code(), Some(1));
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
