@@ -80,13 +80,13 @@ fn clock_jumps(mut fleet: Fleet, clock: &Clock, shown_by: SocketAddr, nsqd_http:
 
 /// A wall clock that a process is given instead of its own, by libfaketime.
 struct Clock {
-    library: PathBuf,
+    faketime: PathBuf,
     dir: TempDir,
 }
 
 impl Clock {
     fn new() -> Result<Self, Cannot> {
-        let clock = Self { library: needs(&tools::LIBFAKETIME)?, dir: tempfile::tempdir().unwrap() };
+        let clock = Self { faketime: needs(&tools::LIBFAKETIME)?, dir: tempfile::tempdir().unwrap() };
         clock.set(0);
         Ok(clock)
     }
@@ -97,7 +97,7 @@ impl Clock {
 
     fn give_to(&self, command: &mut Command) {
         command
-            .env("LD_PRELOAD", &self.library)
+            .env("LD_PRELOAD", &self.faketime)
             .env("FAKETIME_TIMESTAMP_FILE", self.file())
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("FAKETIME_NO_CACHE", "1");
