@@ -27,7 +27,9 @@ pub fn init(format: LogFormat) -> anyhow::Result<()> {
         }
         _ => EnvFilter::new(DEFAULT_FILTER),
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is lost. To say so would be to write to the same place, and that panics.
+    let logs = tracing_subscriber::fmt().log_internal_errors(false);
+    let logs = logs.with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => {

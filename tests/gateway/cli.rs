@@ -1,15 +1,15 @@
 //! The command line: what is printed, and the exit codes.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, DataserverProcess, PATIENT, Process, Stub, connect, eventually, request, tools, trials,
+    Apiserver, DataserverProcess, PATIENT, Process, Stub, connect, eventually, pause, request, tools, trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -29,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         a_dataservers_port_in_use_is_named,
         a_gateway_stops_on_sigterm_and_sigint,
         a_second_signal_ends_a_gateway_at_once,
+        who_reads_the_log_may_go_away,
     ]
 }
 
@@ -277,4 +278,32 @@ fn a_second_signal_ends_a_gateway_at_once() {
     let begun = Instant::now();
     assert_eq!(gateway.process.wait().code(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// A pipe that nobody reads any more fails each line of the log, and nothing else.
+fn who_reads_the_log_may_go_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let any = "127.0.0.1:0";
+    let nsq = format!("nsq: {{embedded_listen: {{tcp: '{any}', http: '{any}', lookup: '{any}'}}}}\n");
+    let file = write(dir.path(), &format!("gateway: {{listen: '{any}'}}\ntimeouts: {{leave: 100ms}}\n{nsq}"));
+    let mut dataserver = Command::new(env!("CARGO_BIN_EXE_dataserver"));
+    dataserver.args(["--addr", any, "--config", &file]);
+    for mut command in [Apiserver::command(Path::new(&file)), dataserver] {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(
+            lines.any(|line| line.contains("gateway listens") || line.contains("dataserver listens")),
+            "{command:?} has ended"
+        );
+        drop(lines);
+        let kill = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(kill.success());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            pause(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{command:?}");
+    }
 }
