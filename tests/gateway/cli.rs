@@ -19,7 +19,7 @@ pub fn trials() -> Vec<Trial> {
         check_accepts_the_files_in_conf,
         check_prints_every_fault_and_ends_with_78,
         check_says_where_a_snapshot_cannot_be_written,
-        check_says_what_the_timings_mean_as_the_readme_shows,
+        check_says_what_the_timings_mean_as_the_documents_show,
         check_warns_of_nonsense_and_ends_well,
         the_gateway_does_not_start_with_a_bad_config,
         a_named_file_must_exist,
@@ -73,9 +73,9 @@ fn check_accepts_the_files_in_conf() {
     }
 }
 
-fn check_says_what_the_timings_mean_as_the_readme_shows() {
-    let readme = std::fs::read_to_string(tools::source("README.md")).unwrap();
-    let (_, shown) = readme.split_once("$ apiserver check\n").expect("no example");
+fn check_says_what_the_timings_mean_as_the_documents_show() {
+    let document = std::fs::read_to_string(tools::source("docs/operations.md")).unwrap();
+    let (_, shown) = document.split_once("$ apiserver check\n").expect("no example");
     let shown = shown.split("```").next().unwrap();
     assert_eq!(stdout(&apiserver(&["check"])), shown);
 }

@@ -1,5 +1,9 @@
 //! What the documents say, held against what is.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use libtest_mimic::Trial;
 use nsq_gateway::config::Config;
 
@@ -7,64 +11,148 @@ use crate::support::{tools, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials![
-        the_readmes_config_reference_is_the_defaults,
-        the_readmes_config_reference_has_every_key,
-        the_readme_names_every_metric,
+        the_config_reference_is_the_defaults,
+        the_config_reference_has_every_key,
+        every_metric_is_documented_and_every_documented_one_exists,
+        every_link_leads_somewhere,
+        every_document_can_be_reached_from_the_readme,
         nothing_of_a_workplace_is_in_the_repository,
     ]
 }
 
-fn readme() -> String {
-    std::fs::read_to_string(tools::source("README.md")).unwrap()
+fn read(file: impl AsRef<Path>) -> String {
+    let path = tools::source(".").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The first YAML block after the heading of the config reference.
+/// The first YAML block of the configuration's document.
 fn reference() -> String {
-    let readme = readme();
-    let (_, section) = readme.split_once("## Config reference").expect("no config reference");
-    let (_, block) = section.split_once("```yaml\n").expect("no YAML block");
+    let document = read("docs/configuration.md");
+    let (_, block) = document.split_once("```yaml\n").expect("no YAML block");
     block.split("```").next().unwrap().to_owned()
 }
 
-fn the_readmes_config_reference_is_the_defaults() {
+fn the_config_reference_is_the_defaults() {
     let config: Config = reference().parse().unwrap();
     assert_eq!(config, Config::default());
 }
 
-fn the_readmes_config_reference_has_every_key() {
+fn the_config_reference_has_every_key() {
     // Every field of the section structs is a key of the same name.
     let reference: serde_yaml::Value = serde_yaml::from_str(&reference()).unwrap();
     for section in ["common", "gateway", "registry", "nsq", "timeouts", "limits"] {
-        let source = std::fs::read_to_string(tools::source(&format!("src/config/{section}.rs"))).unwrap();
+        let source = read(format!("src/config/{section}.rs"));
         let fields = source.split_once("pub struct ").unwrap().1.split_once("}\n").unwrap().0;
         for field in fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")) {
             let key = field.split(':').next().unwrap();
-            assert!(
-                reference[section].get(key).is_some(),
-                "{section}.{key} is not in the README's reference"
-            );
+            assert!(reference[section].get(key).is_some(), "{section}.{key} is not in the reference");
         }
     }
 }
 
-fn the_readme_names_every_metric() {
-    let readme = readme();
-    let source = std::fs::read_to_string(tools::source("src/metrics.rs")).unwrap();
-    let names: Vec<_> = source
-        .split('"')
-        .filter(|text| {
-            text.starts_with("gateway_") && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-        })
-        .collect();
-    assert!(names.len() > 10);
-    for name in names {
-        assert!(readme.contains(name), "{name} is not in the README");
+/// Everything in a text that looks like the name of one of the gateway's metrics.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+    words.filter(|word| word.starts_with("gateway_") && *word != "gateway_").collect()
+}
+
+fn every_metric_is_documented_and_every_documented_one_exists() {
+    let mut there_are = BTreeSet::new();
+    for file in sources("src/metrics").into_iter().chain([PathBuf::from("src/metrics.rs")]) {
+        let source = read(file);
+        let names = source.split('"').filter(|text| metrics_in(text).first() == Some(text));
+        there_are.extend(names.map(str::to_owned));
+    }
+    assert!(there_are.len() > 20, "{there_are:?}");
+    let document = read("docs/metrics.md");
+    let documented: BTreeSet<_> = metrics_in(&document).into_iter().map(str::to_owned).collect();
+    assert_eq!(there_are, documented);
+}
+
+/// The files below a folder, as paths from the top of the repository, in order.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(tools::source(".").join(&folder)).unwrap().map(Result::unwrap) {
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() { &mut folders } else { &mut found }.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Every Markdown file that is not somebody else's.
+fn documents() -> Vec<PathBuf> {
+    let folders = ["docs", "benches", "tests/drills", "tests/gateway"].map(sources);
+    let nested = folders.into_iter().flatten().filter(|file| file.extension().is_some_and(|ext| ext == "md"));
+    nested.chain(["README.md", "CHANGELOG.md"].map(PathBuf::from)).collect()
+}
+
+/// The lines of a document that are not code.
+fn prose(document: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    document.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// What a line links to.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0))
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn anchors(file: &Path) -> BTreeSet<String> {
+    let document = read(file);
+    let headings = prose(&document).filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+/// The files that a document links to; each of its links must lead to something that there is.
+fn follow(document: &Path) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    let top = tools::source(".").canonicalize().unwrap();
+    for link in prose(&read(document)).flat_map(links).filter(|link| !link.starts_with("https://")) {
+        let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+        let target = if path.is_empty() { document.to_owned() } else { document.with_file_name(path) };
+        let found = top.join(&target).canonicalize();
+        let found = found.unwrap_or_else(|_| panic!("{}: nothing is at {link}", document.display()));
+        let target = found.strip_prefix(&top).expect("a link leaves the repository").to_owned();
+        let there_is = heading.is_empty() || anchors(&target).contains(heading);
+        assert!(there_is, "{}: {} has no heading #{heading}", document.display(), target.display());
+        files.insert(target);
+    }
+    files
+}
+
+fn every_link_leads_somewhere() {
+    for document in documents() {
+        follow(&document);
     }
 }
 
+fn every_document_can_be_reached_from_the_readme() {
+    let mut reached = BTreeSet::from([PathBuf::from("README.md")]);
+    let mut next: Vec<_> = reached.iter().cloned().collect();
+    while let Some(document) = next.pop() {
+        let linked = follow(&document).into_iter().filter(|file| file.extension().is_some_and(|e| e == "md"));
+        next.extend(linked.filter(|file| reached.insert(file.clone())).collect::<Vec<_>>());
+    }
+    let missing: Vec<_> = documents().into_iter().filter(|file| !reached.contains(file)).collect();
+    assert!(missing.is_empty(), "nothing links to {missing:?}");
+}
+
 fn nothing_of_a_workplace_is_in_the_repository() {
-    let listed =
-        std::process::Command::new("git").args(["ls-files"]).current_dir(tools::source(".")).output();
+    let listed = Command::new("git").args(["ls-files"]).current_dir(tools::source(".")).output();
     let Ok(listed) = listed else { return };
     for file in String::from_utf8_lossy(&listed.stdout).lines() {
         let Ok(text) = std::fs::read_to_string(tools::source(file)) else {

@@ -25,8 +25,8 @@ pub fn trials() -> Vec<Trial> {
     ];
     let name = "signed::a_dataserver_on_a_real_nsq_is_believed";
     trials.push(trial_with(name, &tools::NSQD, || a_dataserver_is_believed(Broker::Real)));
-    let name = "signed::the_readmes_python_is_believed";
-    trials.push(trial_with(name, &tools::PYTHON3, the_readmes_python_is_believed));
+    let name = "signed::the_documents_python_is_believed";
+    trials.push(trial_with(name, &tools::PYTHON3, the_documents_python_is_believed));
     trials
 }
 
@@ -136,9 +136,9 @@ fn without_a_key_a_signature_means_nothing() {
     gateway.wait_for_live(&[&stub.addr().to_string()]);
 }
 
-fn the_readmes_python_is_believed() {
-    let readme = std::fs::read_to_string(tools::source("README.md")).unwrap();
-    let (_, section) = readme.split_once("### Signed heartbeats").expect("no such section");
+fn the_documents_python_is_believed() {
+    let document = std::fs::read_to_string(tools::source("docs/heartbeats.md")).unwrap();
+    let (_, section) = document.split_once("## Signed heartbeats").expect("no such section");
     let program = section.split_once("```python\n").unwrap().1.split_once("```").unwrap().0;
     let (dir, key) = key_file(SECRET);
     let gateway = Apiserver::start(&format!("{PATIENT}{}", asks_for(&key)));
