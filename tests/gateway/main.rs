@@ -25,10 +25,10 @@ mod support;
 
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let (mut arguments, more_filters) = arguments(std::env::args().collect());
     let mut trials = Vec::new();
     trials.extend(rooms::trials());
     trials.extend(docs::trials());
@@ -43,5 +43,21 @@ fn main() -> ExitCode {
     trials.extend(restart::trials());
     trials.extend(clients::trials());
     trials.extend(proxy::rows_trials(&trials));
+    if !more_filters.is_empty() {
+        let filters: Vec<_> = more_filters.into_iter().chain(arguments.filter.take()).collect();
+        let is_named = |trial: &Trial, filter: &String| {
+            if arguments.exact { trial.name() == filter } else { trial.name().contains(filter) }
+        };
+        trials.retain(|trial| filters.iter().any(|filter| is_named(trial, filter)));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// The command line, and the filters in it that `libtest_mimic` does not take: it takes one, where Rust's own harness
+/// takes several.
+fn arguments(mut line: Vec<String>) -> (Arguments, Vec<String>) {
+    let last_option = line.iter().rposition(|word| word.starts_with('-')).unwrap_or(0);
+    // The word after an option may be its value.
+    let more_filters = line.split_off(line.len().min(last_option + 2));
+    (Arguments::from_iter(line), more_filters)
 }
