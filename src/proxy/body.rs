@@ -69,7 +69,10 @@ impl Body {
         }
     }
 
-    pub(super) fn keep(&mut self, in_flight: InFlight) {
+    pub(super) fn keep(&mut self, mut in_flight: InFlight) {
+        if let Kind::Upstream(UpstreamBody { lease: Some(lease), .. }) = &self.kind {
+            in_flight.answered_by(lease.timed());
+        }
         self.in_flight = Some(in_flight);
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::body::Body;
+use super::pool::Timed;
 use crate::metrics::Worker;
 
 /// A user that left before the answer came. Not a status that is ever sent; nginx counts it so, too.
@@ -36,12 +37,24 @@ pub(super) struct InFlight {
     method: Method,
     begun: Instant,
     status: u16,
+    /// The dataserver that answers, if one does.
+    upstream: Option<Timed>,
+}
+
+impl InFlight {
+    pub(super) fn answered_by(&mut self, upstream: Timed) {
+        self.upstream = Some(upstream);
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        let now = Instant::now();
         self.counts.end();
-        self.counts.answered(&self.method, self.status, self.begun.elapsed());
+        self.counts.answered(&self.method, self.status, now.saturating_duration_since(self.begun));
+        if let Some(upstream) = self.upstream.take() {
+            upstream.ended(now);
+        }
     }
 }
 
@@ -64,6 +77,7 @@ where
             method: request.method().clone(),
             begun: Instant::now(),
             status: CLIENT_CLOSED_REQUEST,
+            upstream: None,
         };
         InstrumentFuture { inner: self.inner.call(request), in_flight: Some(in_flight) }
     }

@@ -99,14 +99,20 @@ enum Held {
 /// A connection or a stream that is in use, and the count of that.
 pub(super) struct Lease {
     upstream: Rc<Upstream>,
+    since: Instant,
     held: Held,
 }
 
 impl Lease {
     /// Counts a request as under way at `upstream` until the lease is dropped.
-    pub(super) fn new(upstream: Rc<Upstream>) -> Self {
+    pub(super) fn new(upstream: Rc<Upstream>, since: Instant) -> Self {
         upstream.counts.begin();
-        Self { upstream, held: Held::Nothing }
+        Self { upstream, since, held: Held::Nothing }
+    }
+
+    /// Whom the request went to, and since when.
+    pub(super) fn timed(&self) -> Timed {
+        Timed { upstream: self.upstream.clone(), since: self.since }
     }
 
     pub(super) fn upstream(&self) -> &Upstream {
@@ -136,6 +142,19 @@ impl Lease {
             Held::Http1(connection) => connection.client.upgraded(),
             Held::Nothing | Held::Http2(_) => None,
         }
+    }
+}
+
+/// A request whose answer is to be timed.
+pub(super) struct Timed {
+    upstream: Rc<Upstream>,
+    since: Instant,
+}
+
+impl Timed {
+    /// The answer has ended.
+    pub(super) fn ended(self, at: Instant) {
+        self.upstream.counts.took(at.saturating_duration_since(self.since));
     }
 }
 

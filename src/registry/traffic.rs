@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// This process, and the system, have no more file descriptors.
 const EMFILE: i32 = 24;
@@ -86,6 +87,9 @@ pub struct Shard {
     answers: [AtomicU64; 5],
     failures: [AtomicU64; Failure::ALL.len()],
     in_flight: AtomicU64,
+    /// Answers that have ended, and the nanoseconds that they took together.
+    ended: AtomicU64,
+    nanos: AtomicU64,
 }
 
 /// A sum over the shards at one moment.
@@ -97,6 +101,10 @@ pub struct Totals {
     pub failures: [u64; Failure::ALL.len()],
     /// Requests sent whose answer has not ended.
     pub in_flight: u64,
+    /// Answers that have ended; tunnels do not count.
+    pub ended: u64,
+    /// The time from when each of these requests was sent to the end of its answer, summed up.
+    pub took: Duration,
 }
 
 impl Totals {
@@ -135,6 +143,8 @@ impl Traffic {
                 *sum += part.load(Ordering::Relaxed);
             }
             totals.in_flight += shard.in_flight.load(Ordering::Relaxed);
+            totals.ended += shard.ended.load(Ordering::Relaxed);
+            totals.took += Duration::from_nanos(shard.nanos.load(Ordering::Relaxed));
         }
         totals
     }
@@ -169,6 +179,12 @@ impl Shard {
     /// Its answer has ended, one way or another.
     pub fn end(&self) {
         add(&self.in_flight, u64::MAX);
+    }
+
+    /// An answer has ended, so long after its request was sent.
+    pub fn took(&self, time: Duration) {
+        add(&self.nanos, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        add(&self.ended, 1);
     }
 
     /// Requests this worker has under way at this dataserver.

@@ -36,7 +36,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         *now = Instant::now();
     }
     let timeouts = &worker.settings.timeouts;
-    let mut lease = Lease::new(upstream.clone());
+    let mut lease = Lease::new(upstream.clone(), *now);
     loop {
         let kept = upstream.http1.take_idle(*now, timeouts.pool_idle);
         let was_kept = kept.is_some();

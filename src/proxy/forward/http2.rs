@@ -23,7 +23,7 @@ use crate::registry::Failure;
 const CONNECTIONS: usize = 3;
 
 pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
-    let Routed { attempt: Attempt { request, tried, .. }, upstream, .. } = &mut routed;
+    let Routed { attempt: Attempt { request, tried, now }, upstream, .. } = &mut routed;
     let mut body = std::mem::take(request.body_mut());
     let timeouts = &worker.settings.timeouts;
     // Streams of gRPC may be still for as long as nothing happens that they tell of.
@@ -33,7 +33,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         (timeouts.idle_body, timeouts.response_head)
     };
     body.set_idle(idle);
-    let mut lease = Lease::new(upstream.clone());
+    let mut lease = Lease::new(upstream.clone(), *now);
     let mut closed = 0;
     let (failure, unsent) = loop {
         let slot = match upstream.stream(&worker).await {
