@@ -88,6 +88,7 @@ impl Liveness {
             let seconds = pause.as_secs_f64();
             // A busy machine is late by a little again and again.
             if pause >= PAUSE_TOLD {
+                self.registry.note_pause(pause);
                 tracing::warn!(seconds, "the gateway stood still; silence meanwhile counts for nobody");
             } else {
                 tracing::debug!(seconds, "the gateway stood still for a moment");

@@ -4,6 +4,7 @@
 //! the data plane in a [`Worker`] that one worker alone writes to. The exporter gets them when somebody scrapes.
 
 mod nsqd;
+mod observed;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,6 +18,7 @@ use metrics_util::MetricKindMask;
 use tokio::time::Instant;
 
 pub use nsqd::{NsqdLink, NsqdStatus};
+pub use observed::{Durations, Observed};
 pub use worker::{Protocol, Refused, Retry, Worker};
 
 /// How long a series stays after its last scrape with news: that of a dataserver that left, say. Shorter

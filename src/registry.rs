@@ -10,6 +10,7 @@
 mod clock;
 mod departed;
 mod entry;
+mod feed;
 mod history;
 mod joins;
 mod reader;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 pub use departed::KEPT as DEPARTED_KEPT;
 pub use entry::{Dataserver, Entry, Member, Probed};
+pub use feed::{Happened, Hold, News};
 pub use history::{Event, What};
 pub use reader::Reader;
 pub use shared::{Ejection, Settings};

@@ -105,7 +105,7 @@ fn reason(state: &Shown, live: usize, now: Instant) -> Option<&'static str> {
 }
 
 fn links(state: &Shown) -> Vec<Link> {
-    let link = |NsqdStatus { nsqd, connected, clock_offset, channel_shared }| Link {
+    let link = |NsqdStatus { nsqd, connected, clock_offset, channel_shared, .. }| Link {
         nsqd,
         connected,
         clock_offset_seconds: clock_offset,

@@ -16,6 +16,8 @@ pub struct NsqdStatus {
     pub nsqd: String,
     /// Whether heartbeats are being read from it.
     pub connected: bool,
+    /// Since when, or since when not.
+    pub since: Instant,
     /// How far its clock is ahead of the gateway's, in seconds; negative if it is behind. `None` if that is not known.
     pub clock_offset: Option<f64>,
     /// Whether others read the channel that this gateway reads: then each gets only a part of the heartbeats.
@@ -33,8 +35,13 @@ impl Metrics {
     /// forgotten when dropped.
     pub fn nsqd(&self, nsqd: &str) -> NsqdLink {
         let nsqd = nsqd.to_owned();
-        let status =
-            NsqdStatus { nsqd: nsqd.clone(), connected: false, clock_offset: None, channel_shared: false };
+        let status = NsqdStatus {
+            nsqd: nsqd.clone(),
+            connected: false,
+            since: Instant::now(),
+            clock_offset: None,
+            channel_shared: false,
+        };
         let status = Arc::new(Mutex::new(status));
         lock(&self.inner.nsqds).insert(nsqd, status.clone());
         NsqdLink { metrics: self.clone(), status }
@@ -62,7 +69,8 @@ impl Metrics {
         }
     }
 
-    fn publish_nsqd(&self, NsqdStatus { nsqd, connected, clock_offset, channel_shared }: &NsqdStatus) {
+    fn publish_nsqd(&self, status: &NsqdStatus) {
+        let NsqdStatus { nsqd, connected, clock_offset, channel_shared, since: _ } = status;
         let labels = [("nsqd", nsqd.clone().into())];
         let gauge = |name, value| self.inner.gauge(name, &labels, value);
         gauge(NSQD_CONNECTED, f64::from(u8::from(*connected)));
@@ -76,7 +84,11 @@ impl Metrics {
 impl NsqdLink {
     /// Says whether heartbeats are being read.
     pub fn set_connected(&self, connected: bool) {
-        lock(&self.status).connected = connected;
+        let mut status = lock(&self.status);
+        if status.connected != connected {
+            (status.connected, status.since) = (connected, Instant::now());
+        }
+        drop(status);
         if connected {
             self.metrics.inner.first_connected.get_or_init(Instant::now);
         }

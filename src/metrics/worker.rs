@@ -31,6 +31,9 @@ const METHODS: [&str; 10] =
 
 const CODES: usize = 500; // 100 to 599
 
+/// Where those begin that say whose fault it was: the server's.
+const SERVER_ERRORS: usize = 400;
+
 /// The counts of one worker.
 pub struct Worker {
     /// By method and status.
@@ -220,6 +223,21 @@ impl Worker {
 
     pub(super) fn connections_refused(&self, reason: Refused) -> u64 {
         self.refused.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Answers with a status of 500 or more.
+    pub(super) fn errors(&self) -> u64 {
+        let of_method = |codes: &[AtomicU64]| -> u64 {
+            codes.iter().skip(SERVER_ERRORS).map(|count| count.load(Ordering::Relaxed)).sum()
+        };
+        self.requests.chunks(CODES).map(of_method).sum()
+    }
+
+    /// The count and the nanoseconds of each bucket.
+    pub(super) fn durations(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.durations
+            .iter()
+            .map(|bucket| (bucket.count.load(Ordering::Acquire), bucket.nanos.load(Ordering::Acquire)))
     }
 
     /// Hands what was measured since the last time to `record`, as a mean in seconds and a count for each bucket.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::feed::News;
 use super::history::{Event, History, What};
 use super::standing::{Doubt, Standing, State, Story};
 use super::traffic::{Failure, Totals, Traffic};
@@ -136,7 +137,7 @@ impl Entry {
         let mut story = self.story();
         if story.doubt == Doubt::None && !self.has_left() {
             story.doubt = Doubt::SUSPECT;
-            story.history.note(Instant::now(), What::Doubted(failure));
+            self.note(&mut story, Instant::now(), What::Doubted(failure));
             self.settle(&story);
             self.shared.raise(&self.addr);
         }
@@ -159,7 +160,7 @@ impl Entry {
         let lasts = ejection.duration.saturating_mul(1 << times.min(16)).min(ejection.max_duration);
         story.doubt = Doubt::Ejected { until: now + lasts };
         story.ejections = Some((times.saturating_add(1), now + lasts));
-        story.history.note(now, What::Ejected(failures, lasts));
+        self.note(&mut story, now, What::Ejected(failures, lasts));
         self.settle(&story);
         self.shared.raise(&self.addr);
     }
@@ -177,6 +178,11 @@ impl Entry {
     /// Whether it gets requests.
     pub fn state(&self) -> State {
         self.standing().into()
+    }
+
+    /// Which process it is, if it says so.
+    pub fn process(&self) -> Option<ProcessId> {
+        self.story().incarnation.as_ref().map(|incarnation| incarnation.id.clone())
     }
 
     /// What happened to it last.
@@ -211,7 +217,7 @@ impl Entry {
                     self.failures_in_a_row.store(0, Ordering::Relaxed);
                 }
                 story.doubt = Doubt::None;
-                story.history.note(now, What::ProbePassed);
+                self.note(&mut story, now, What::ProbePassed);
             }
             (Err(why), doubt) => {
                 let (since, times, proven) = match doubt {
@@ -224,7 +230,7 @@ impl Entry {
                     Doubt::None => (now, 0, true),
                 };
                 if times == 0 {
-                    story.history.note(now, What::ProbeFailed(why.into()));
+                    self.note(&mut story, now, What::ProbeFailed(why.into()));
                 }
                 let failing = Some((since, times.saturating_add(1)));
                 story.doubt = Doubt::Suspect { failing, proven, heard: false };
@@ -248,7 +254,7 @@ impl Entry {
         let is_newest = match (&story.incarnation, beat.incarnation) {
             (Some(known), Some(speaks)) if known.id == speaks.id => speaks.seq > known.seq,
             (_, Some(speaks)) if story.replaced.contains(&speaks.id) => {
-                return Self::refuse(&mut story, beat, &speaks.id, now);
+                return self.refuse(&mut story, beat, &speaks.id, now);
             }
             _ => story.newest.is_none_or(|newest| beat.sent >= newest),
         };
@@ -274,7 +280,7 @@ impl Entry {
         if before != 0 {
             let silence = Duration::from_nanos(heard_at.saturating_sub(before));
             if silence > self.shared.clock.ttl() / 2 + self.shared.clock.allowance() {
-                story.history.note(now, What::Gap(silence));
+                self.note(&mut story, now, What::Gap(silence));
             }
         }
         self.follow(&mut story, beat, is_same, now);
@@ -295,7 +301,7 @@ impl Entry {
         } else {
             story.replace(beat.incarnation.cloned());
             if let Some(by) = beat.incarnation {
-                story.history.note(now, What::Replaced(by.id.clone()));
+                self.note(story, now, What::Replaced(by.id.clone()));
             }
             // What was thought of the process before says nothing about this one.
             if matches!(story.doubt, Doubt::Ejected { .. }) {
@@ -308,7 +314,7 @@ impl Entry {
         }
         if story.phase != beat.phase {
             let draining = beat.phase == Phase::Draining;
-            story.history.note(now, if draining { What::Draining } else { What::Serving });
+            self.note(story, now, if draining { What::Draining } else { What::Serving });
             story.phase = beat.phase;
         }
         if let Doubt::Suspect { heard, .. } = &mut story.doubt
@@ -321,13 +327,13 @@ impl Entry {
     }
 
     /// A heartbeat of a process whose place was taken.
-    fn refuse(story: &mut Story, beat: &Beat<'_>, id: &ProcessId, now: Instant) -> Heard {
+    fn refuse(&self, story: &mut Story, beat: &Beat<'_>, id: &ProcessId, now: Instant) -> Heard {
         if story.newest.is_some_and(|newest| beat.sent <= newest) {
             return Heard::Superseded;
         }
         let is_told = story.history.last().is_some_and(|last| last.what == What::Conflict(id.clone()));
         if !is_told {
-            story.history.note(now, What::Conflict(id.clone()));
+            self.note(story, now, What::Conflict(id.clone()));
         }
         Heard::Conflict
     }
@@ -339,7 +345,7 @@ impl Entry {
         if let What::Joined(nsqd) | What::JoinedOnProbation(nsqd) = &what {
             story.via = Some(nsqd.clone());
         }
-        story.history.note(now, what);
+        self.note(&mut story, now, what);
         self.settle(&story);
     }
 
@@ -367,10 +373,16 @@ impl Entry {
         if matches!(story.doubt, Doubt::Ejected { .. }) {
             self.shared.eject_ended();
         }
-        story.history.note(now, what);
+        self.note(&mut story, now, what);
         // The snapshot still has it: that is for nobody to pick any more.
         self.settle(&story);
         story.history.clone()
+    }
+
+    /// In its own history, and in the feed of all.
+    fn note(&self, story: &mut Story, at: Instant, what: What) {
+        self.shared.feed.note(at, News::Dataserver(self.addr.clone(), what.clone()));
+        story.history.note(at, what);
     }
 
     /// Makes what workers see what the story says.
@@ -402,7 +414,8 @@ impl Entry {
         self.heartbeats.load(Ordering::Relaxed)
     }
 
-    pub(super) fn joined(&self) -> Instant {
+    /// When its first heartbeat came.
+    pub fn joined(&self) -> Instant {
         self.joined
     }
 
@@ -418,12 +431,11 @@ impl Entry {
     }
 
     pub(super) fn view(&self, running: u64, now: Instant) -> Dataserver {
-        let process = self.story().incarnation.as_ref().map(|incarnation| incarnation.id.clone());
         Dataserver {
             addr: self.addr.clone(),
             protocol: self.protocol(),
             state: self.standing().into(),
-            process,
+            process: self.process(),
             joined: self.joined,
             last_heard: now.checked_sub(self.silence(running)).unwrap_or(self.joined),
             heartbeats: self.heartbeats(),

@@ -48,6 +48,11 @@ impl Rotation {
         self.live.iter().filter(|entry| is_live(entry, oldest_live)).count()
     }
 
+    /// How many stood well when it was made.
+    pub(super) fn live_at_first(&self) -> usize {
+        self.live.len()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.live.len() + self.rest.len()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::feed::Feed;
 use crate::addr::Addr;
 
 /// What the registry is to do.
@@ -73,6 +74,7 @@ pub(super) struct Shared {
     /// Those that became doubtful, and that nobody has looked at yet.
     raised: Mutex<HashSet<Addr>>,
     pub(super) doubts: Notify,
+    pub(super) feed: Feed,
 }
 
 impl Shared {
@@ -88,6 +90,7 @@ impl Shared {
             frozen: AtomicU8::new(0),
             raised: Mutex::default(),
             doubts: Notify::new(),
+            feed: Feed::default(),
         }
     }
 

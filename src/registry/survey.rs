@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::standing::{Doubt, Standing};
-use super::{Dataserver, Entry, Event, Member, Reason, Registry, State, Totals};
+use super::{Dataserver, Entry, Event, Happened, Hold, Member, News, Reason, Registry, State, Totals};
 use crate::addr::Addr;
 
 /// The whole set at one moment, as far as it matters for whether it can be heard.
@@ -71,6 +71,7 @@ impl Registry {
 
     /// From now on who is silent for longer is not live; `None`: nobody's silence matters. And whether the set is frozen.
     pub fn hold(&self, limit: Option<Duration>, frozen: Option<Frozen>) {
+        self.inner.shared.feed.note_hold(Instant::now(), Hold::of(limit, frozen, self.ttl()));
         self.inner.shared.clock.set_silence_limit(limit);
         self.inner.shared.frozen.store(frozen.map_or(0, |why| why as u8), Ordering::Relaxed);
     }
@@ -79,6 +80,21 @@ impl Registry {
     pub fn frozen(&self) -> Option<Frozen> {
         let frozen = self.inner.shared.frozen.load(Ordering::Relaxed);
         Frozen::ALL.into_iter().find(|why| *why as u8 == frozen)
+    }
+
+    /// What silence means, and since when; `None`: from the beginning.
+    pub fn held(&self) -> (Hold, Option<Instant>) {
+        self.inner.shared.feed.hold()
+    }
+
+    /// Notes that the gateway itself stood still for so long.
+    pub fn note_pause(&self, pause: Duration) {
+        self.inner.shared.feed.note(Instant::now(), News::Paused(pause));
+    }
+
+    /// What happened in the whole set from the event of this number on, oldest first, and at most the last 256.
+    pub fn happened_since(&self, number: u64) -> Vec<Happened> {
+        self.inner.shared.feed.since(number)
     }
 
     /// Whether somebody may expire sooner than the last survey could tell: who joined late in its TTL, or has the right
@@ -154,6 +170,20 @@ impl Registry {
         let mut list: Vec<_> = known.map(|entry| entry.view(running, now)).collect();
         list.sort_unstable_by(|a, b| a.addr.cmp(&b.addr));
         list
+    }
+
+    /// Calls `visit` with everybody in the set, and for how long each was silent. A part of the map is locked meanwhile.
+    pub fn each(&self, now: Instant, mut visit: impl FnMut(&Entry, Duration)) {
+        let clock = &self.inner.shared.clock;
+        let (running, oldest_live) = (clock.running(now), clock.oldest_live(now));
+        for entry in self.inner.entries.iter().filter(|entry| entry.is_heard_since(oldest_live)) {
+            visit(&entry, entry.silence(running));
+        }
+    }
+
+    /// How many got requests when the last snapshot was made: without looking at any of them.
+    pub fn live_in_snapshot(&self) -> usize {
+        self.inner.rotation.load().live_at_first()
     }
 
     /// Those that the gateway after this one should know of.

@@ -478,3 +478,46 @@ fn the_next_gateway_is_told_of_those_that_got_requests_and_stay() {
     assert_eq!(told(now), [heard, restored], "neither who drains nor who is on probation");
     assert!(told(now + 2 * TTL).is_empty(), "nor who is silent");
 }
+
+#[test]
+fn what_happens_to_anybody_is_in_the_feed_of_all() {
+    let (registry, start) = (registry(), Instant::now());
+    registry.hear(&addr(1), start, start);
+    registry.hear(&addr(2), start, start);
+    registry.entry(&addr(1)).unwrap().failed(Failure::Connect, false);
+    registry.hold(None, Some(Frozen::Silence));
+    registry.hold(None, Some(Frozen::Silence));
+    registry.hold(Some(TTL), None);
+    registry.note_pause(Duration::from_secs(2));
+    registry.sweep(start + TTL * 2, Duration::ZERO);
+    let happened = registry.happened_since(0);
+    let told = |happened: &Happened| {
+        (happened.news.kind(), happened.news.addr().map(ToString::to_string).unwrap_or_default())
+    };
+    let mut told: Vec<_> = happened.iter().map(told).collect();
+    told[6..].sort();
+    let (one, two) = (addr(1).to_string(), addr(2).to_string());
+    let expected = [
+        ("joined", &one),
+        ("joined", &two),
+        ("suspect", &one),
+        ("frozen", &String::new()),
+        ("flowing", &String::new()),
+        ("paused", &String::new()),
+        ("evicted", &one),
+        ("evicted", &two),
+    ];
+    assert_eq!(told, expected.map(|(kind, addr)| (kind, addr.clone())));
+    assert_eq!(registry.happened_since(6).len(), 2);
+    assert_eq!(registry.held().0, Hold::Flowing);
+}
+
+#[test]
+fn answers_are_timed_on_each_worker_and_summed_up() {
+    let traffic = Traffic::default();
+    for (worker, millis) in [(0, 3), (1, 5), (1, 7)] {
+        traffic.shard(worker).took(Duration::from_millis(millis));
+    }
+    let totals = traffic.totals();
+    assert_eq!((totals.ended, totals.took), (3, Duration::from_millis(15)));
+}
