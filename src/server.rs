@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use crate::addr::Networks;
 use crate::config::{Limits, Timeouts};
 use crate::metrics::Worker;
 use crate::proxy::{Body, Client, Incoming};
@@ -52,8 +53,8 @@ pub struct Settings {
     pub connections: Arc<Semaphore>,
     /// The counts of the worker that serves; none for a listener that is not a worker's.
     pub counts: Option<Arc<Worker>>,
-    /// Whether each connection begins with a PROXY protocol header.
-    pub proxy_protocol: bool,
+    /// Who may connect, and begins each connection with a PROXY protocol header; none where nobody does.
+    pub proxy_protocol: Option<Networks>,
     /// What connections are encrypted with, after that header; none for plain HTTP.
     pub tls: Option<Identity>,
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A list of networks. Empty, it contains nobody.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,6 +29,17 @@ impl Networks {
     /// This machine, and networks that the internet has no way into.
     pub fn loopback_and_private() -> Self {
         Self(vec![Network::Loopback, Network::Private])
+    }
+
+    /// Every address.
+    pub fn all() -> Self {
+        // The default of each is its whole space.
+        Self(vec![Network::Cidr(Ipv4Net::default().into()), Network::Cidr(Ipv6Net::default().into())])
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether this address is in one of them.

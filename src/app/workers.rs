@@ -142,7 +142,7 @@ impl Shared {
             limits: config.limits.clone(),
             connections,
             counts: self.metrics.worker(index),
-            proxy_protocol: config.gateway.proxy_protocol,
+            proxy_protocol: config.gateway.proxy_protocol.clone(),
             tls: self.tls.clone(),
         };
         on_a_runtime_of_its_own(async {
@@ -180,7 +180,7 @@ impl Shared {
             // Of its own: users must not be able to shut operators out.
             connections: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
             counts: None,
-            proxy_protocol: false,
+            proxy_protocol: None,
             tls: None,
         };
         on_a_runtime_of_its_own(async {

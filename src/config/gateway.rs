@@ -16,9 +16,9 @@ pub struct Gateway {
     pub listen: SocketAddr,
     /// What encrypts the connections to `listen`. Default none.
     pub tls: Option<Tls>,
-    /// Whether every connection to `listen` begins with a PROXY protocol header, version 1 or 2, that says who the
-    /// client is. Default false.
-    pub proxy_protocol: bool,
+    /// Networks of proxies that begin every connection to `listen` with a PROXY protocol header, version 1 or 2, that
+    /// says who the client is; nobody else may connect. `true` is every network. Default false.
+    pub proxy_protocol: Option<Networks>,
     /// Threads that carry requests; 0 is one per core. Default 0, at most 1024.
     pub workers: usize,
     /// How a dataserver is chosen. Default random.
@@ -40,7 +40,7 @@ impl Gateway {
         let gateway = Self {
             listen: section.value("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9000))),
             tls: Tls::read(section.section("tls")),
-            proxy_protocol: section.value("proxy_protocol", false),
+            proxy_protocol: read_proxy_protocol(&mut section),
             workers: section.within("workers", 0, 0, 1024),
             balance: section.value("balance", Balance::Random),
             upstream_protocol: section.value("upstream_protocol", Protocol::Http1),
@@ -53,6 +53,20 @@ impl Gateway {
         section.finish();
         gateway
     }
+}
+
+fn read_proxy_protocol(section: &mut Reader<'_>) -> Option<Networks> {
+    const KEY: &str = "proxy_protocol";
+    match section.flag(KEY) {
+        Some(false) => return None,
+        Some(true) => return Some(Networks::all()),
+        None => {}
+    }
+    let senders = networks::read(section, KEY)?;
+    if senders.is_empty() {
+        section.fault(KEY, "names nobody who may connect: false turns it off".to_owned());
+    }
+    Some(senders)
 }
 
 /// How a dataserver is chosen.

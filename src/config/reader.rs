@@ -85,6 +85,13 @@ impl<'a> Reader<'a> {
         value
     }
 
+    /// A key that is true or false. Whatever else its value is stays there to be read.
+    pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
+        let flag = self.keys.get(key)?.as_bool()?;
+        self.keys.remove(key);
+        Some(flag)
+    }
+
     /// A key whose value is one or a list of them. Each that is bad is named with its place.
     pub(super) fn list<T: FromYaml>(&mut self, key: &str) -> Option<Vec<T>> {
         let values = match self.take(key)? {

@@ -169,6 +169,28 @@ fn networks_are_names_addresses_and_cidrs() {
 }
 
 #[test]
+fn the_proxy_protocol_is_for_nobody_everybody_or_some_networks() {
+    let senders = |yaml: &str| {
+        let config: Config = format!("gateway: {{proxy_protocol: {yaml}}}").parse().unwrap();
+        config.gateway.proxy_protocol
+    };
+    assert_eq!((senders("false"), senders("null")), (None, None));
+    let all = senders("true").unwrap();
+    for ip in ["8.8.8.8", "::1", "::ffff:8.8.8.8", "2001:db8::1", "0.0.0.0"] {
+        assert!(all.contains(ip.parse().unwrap()), "{ip}");
+    }
+    for yaml in ["10.0.0.0/8", "[loopback, 10.0.0.0/8]"] {
+        let some = senders(yaml).unwrap();
+        assert!(some.contains("10.1.2.3".parse().unwrap()) && !some.contains("8.8.8.8".parse().unwrap()));
+    }
+    assert_eq!(
+        faults("gateway: {proxy_protocol: []}"),
+        ["gateway.proxy_protocol: names nobody who may connect: false turns it off"]
+    );
+    assert_eq!(faults("gateway: {proxy_protocol: [true, 10.0.0.1, 1]}").len(), 2);
+}
+
+#[test]
 fn tls_is_a_certificate_and_its_key() {
     let config: Config = "gateway: {tls: {cert: a.pem, key: b.pem, check_interval: 1s}}".parse().unwrap();
     let tls = config.gateway.tls.unwrap();

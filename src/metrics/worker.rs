@@ -115,17 +115,20 @@ impl Protocol {
 pub enum Refused {
     /// It did not begin with a PROXY protocol header though it has to.
     ProxyProtocol,
+    /// It came from who may not send such a header.
+    ProxyProtocolSender,
     /// The TLS handshake failed.
     Tls,
 }
 
 impl Refused {
-    pub(super) const ALL: [Self; 2] = [Self::ProxyProtocol, Self::Tls];
+    pub(super) const ALL: [Self; 3] = [Self::ProxyProtocol, Self::ProxyProtocolSender, Self::Tls];
 
     /// As it stands in the metric.
     pub fn label(self) -> &'static str {
         match self {
             Self::ProxyProtocol => "proxy_protocol",
+            Self::ProxyProtocolSender => "proxy_protocol_sender",
             Self::Tls => "tls",
         }
     }

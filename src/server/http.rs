@@ -1,6 +1,7 @@
 //! One connection from a user: what comes before HTTP, which HTTP it is, and that to its end.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -79,7 +80,10 @@ impl Http {
         let timeouts = &self.settings.timeouts;
         let deadline = Instant::now() + timeouts.request_head;
         let mut client = Client { ip: peer.ip(), over_tls: false };
-        if self.settings.proxy_protocol {
+        if let Some(senders) = &self.settings.proxy_protocol {
+            if !senders.contains(peer.ip()) {
+                return self.refuse(Refused::ProxyProtocolSender, &peer);
+            }
             let header = proxy_protocol::read(&mut stream);
             let Some(source) = self.opening(Refused::ProxyProtocol, header, deadline, &drain).await else {
                 return;
@@ -123,11 +127,15 @@ impl Http {
             Ok(Err(error)) => error,
             Err(late) => late.into(),
         };
-        tracing::debug!(%error, reason = refused.label(), "a connection was refused");
+        self.refuse(refused, &error);
+        None
+    }
+
+    fn refuse(&self, refused: Refused, because: &dyn fmt::Display) {
+        tracing::debug!(%because, reason = refused.label(), "a connection was refused");
         if let Some(counts) = &self.settings.counts {
             counts.refused(refused);
         }
-        None
     }
 
     /// HTTP on a connection, to its end.

@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         a_header_may_come_byte_by_byte,
         a_connection_without_a_header_is_refused_and_counted,
         a_header_that_does_not_come_in_time_is_refused,
+        a_connection_from_who_may_not_send_a_header_is_refused_and_counted,
         a_client_behind_proxy_protocol_is_held_against_admin_allow_and_trusted_proxies,
     ]
 }
@@ -180,6 +181,34 @@ fn a_header_that_does_not_come_in_time_is_refused() {
         assert!(is_refused(&gateway, begun));
     }
     assert_refused(&gateway, "proxy_protocol", 3);
+}
+
+/// Whoever is not on the list cannot claim an address, nor get in without claiming one.
+fn a_connection_from_who_may_not_send_a_header_is_refused_and_counted() {
+    let header = [&b"PROXY TCP4 203.0.113.7 10.0.0.1 1 2\r\n"[..], GET].concat();
+    let config = |networks: &str| {
+        format!(
+            "{PATIENT}gateway: {{proxy_protocol: {networks}, admin_listen: 127.0.0.1:0}}\n\
+             timeouts: {{request_head: 20s}}\n"
+        )
+    };
+    let stub = Stub::ok("");
+    let gateway = Apiserver::start(&config("[10.0.0.0/8, '2001:db8::/32', 127.0.0.2]"));
+    gateway.announce(&[stub.addr()]);
+    for bytes in [&header[..], GET, b""] {
+        assert!(is_refused(&gateway, bytes));
+    }
+    assert_refused(&gateway, "proxy_protocol_sender", 3);
+    assert_refused(&gateway, "proxy_protocol", 0);
+    assert!(stub.requests().is_empty());
+
+    let gateway = Apiserver::start(&config("[loopback]"));
+    gateway.announce(&[stub.addr()]);
+    assert_eq!(exchange(gateway.listen, &header).status, 200);
+    assert!(is_refused(&gateway, GET));
+    assert_refused(&gateway, "proxy_protocol_sender", 0);
+    assert_refused(&gateway, "proxy_protocol", 1);
+    assert_eq!(stub.requests()[0].header("x-forwarded-for"), ["203.0.113.7"]);
 }
 
 fn a_client_behind_proxy_protocol_is_held_against_admin_allow_and_trusted_proxies() {
