@@ -50,8 +50,8 @@ struct Shared<IO> {
 pub struct Failed<E> {
     /// Why.
     pub error: Error<E>,
-    /// What was read of the body and not sent, if nothing was sent at all.
-    pub unsent: Option<Bytes>,
+    /// What was read of the body, if nothing was sent at all.
+    pub unsent: Option<Vec<Frame<Bytes>>>,
 }
 
 /// Why an exchange came to nothing.
@@ -149,7 +149,7 @@ impl<IO: Io> Client<IO> {
             }
             Err(error) => {
                 shared.keep_alive.set(false);
-                let unsent = output.is_untouched().then(|| output.take_data());
+                let unsent = output.is_untouched().then(|| output.take_back());
                 Err(Failed { error, unsent })
             }
         }
@@ -357,4 +357,55 @@ fn expects_continue<B: Body>(request: &Request<B>) -> bool {
 /// Methods whose requests say that they have no body, if they have none (RFC 9110 §8.6).
 fn expects_length(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    use http::HeaderMap;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { bytes: 1024, fields: 8 };
+
+    /// A body of these frames.
+    #[derive(Default)]
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_of_a_body_and_not_sent_is_given_back() {
+        let trailers: HeaderMap = [(header::ETAG, "7".parse().unwrap())].into_iter().collect();
+        for (data, left) in [("data", 1), ("", 0)] {
+            let frames = [Frame::data(Bytes::from(data)), Frame::trailers(trailers.clone())];
+            let frames =
+                frames.into_iter().filter(|frame| frame.data_ref().is_none_or(|data| !data.is_empty()));
+            let mut request = Request::post("/").body(Frames(frames.collect())).unwrap();
+            let (io, server) = tokio::io::duplex(1024);
+            drop(server); // nothing can be written
+            let client = Client::new(io, LIMITS, Rc::new(Scratch::new(1024)));
+            let Err(failed) = client.exchange(&mut request, Duration::ZERO).await else { panic!("answered") };
+            let mut back = failed.unsent.expect("nothing was sent");
+            assert_eq!((back.len(), request.body().0.len()), (1, left));
+            // A part of the body at a time: what follows the data is still in the body.
+            let frame = back.pop().unwrap();
+            match frame.into_data() {
+                Ok(bytes) => assert_eq!(bytes, data),
+                Err(frame) => assert_eq!(frame.into_trailers().unwrap(), trailers),
+            }
+        }
+    }
 }

@@ -37,6 +37,8 @@ pub(super) struct Output {
     data: Bytes,
     /// What ends the data.
     end: &'static [u8],
+    /// Those that are in `front`, for as long as nothing was written. In a box: few messages have any.
+    trailers: Option<Box<HeaderMap>>,
     /// Something was written that the socket may hold back, as TLS does.
     unflushed: bool,
     begun: bool,
@@ -60,6 +62,7 @@ impl Output {
             front_written: 0,
             data,
             end,
+            trailers: None,
             unflushed: false,
             begun: false,
         }
@@ -84,9 +87,11 @@ impl Output {
         !self.begun
     }
 
-    /// Data that was taken in and not written, to give it back.
-    pub(super) fn take_data(&mut self) -> Bytes {
-        std::mem::take(&mut self.data)
+    /// What was taken in of the body of a message of which nothing was written, to give it back.
+    pub(super) fn take_back(&mut self) -> Vec<Frame<Bytes>> {
+        let data = Some(std::mem::take(&mut self.data)).filter(|data| !data.is_empty()).map(Frame::data);
+        let trailers = self.trailers.take().map(|trailers| Frame::trailers(*trailers));
+        data.into_iter().chain(trailers).collect()
     }
 
     /// Takes in what there is room for. The first frame goes out with the head, if it is there already.
@@ -109,7 +114,7 @@ impl Output {
     fn put<E>(&mut self, frame: Frame<Bytes>, is_last: bool) -> Result<(), BadBody<E>> {
         let data = match frame.into_data() {
             Ok(data) => data,
-            Err(frame) => return self.put_end(frame.into_trailers().ok().as_ref()),
+            Err(frame) => return self.put_end(frame.into_trailers().ok()),
         };
         if data.is_empty() {
             // A chunk of nothing would be the last one.
@@ -131,20 +136,22 @@ impl Output {
         Ok(())
     }
 
-    fn put_end<E>(&mut self, trailers: Option<&HeaderMap>) -> Result<(), BadBody<E>> {
+    fn put_end<E>(&mut self, trailers: Option<HeaderMap>) -> Result<(), BadBody<E>> {
         self.ended = true;
         match self.framing {
             Framing::Known(1..) => return Err(BadBody::Length),
             Framing::Known(0) | Framing::NoBody | Framing::UntilClose => return Ok(()),
             Framing::Chunked => self.front.extend_from_slice(b"0\r\n"),
         }
-        for (name, value) in trailers.filter(|_| self.takes_trailers).into_iter().flatten() {
+        let trailers = trailers.filter(|_| self.takes_trailers);
+        for (name, value) in trailers.iter().flatten() {
             // What frames the message is in its head or nowhere (RFC 9110 §6.5.1).
             if name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING {
                 write_field(name.as_str(), value.as_bytes(), &mut self.front);
             }
         }
         self.front.extend_from_slice(b"\r\n");
+        self.trailers = trailers.filter(|_| !self.begun).map(Box::new);
         Ok(())
     }
 

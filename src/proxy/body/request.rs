@@ -20,7 +20,7 @@ pub(in crate::proxy) struct RequestBody {
     /// None for a request that is sent again, which never has a body.
     stream: Option<Stream>,
     /// What was read already and is to be sent once more, last part first.
-    again: Vec<Bytes>,
+    again: Vec<Frame<Bytes>>,
     idle: Idle,
     progress: Option<Rc<Progress>>,
 }
@@ -56,7 +56,7 @@ impl RequestBody {
     }
 
     /// Puts back what was read of it.
-    pub(in crate::proxy) fn put_back(&mut self, read: Vec<Bytes>) {
+    pub(in crate::proxy) fn put_back(&mut self, read: Vec<Frame<Bytes>>) {
         self.again.extend(read.into_iter().rev());
     }
 
@@ -91,8 +91,8 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        if let Some(bytes) = this.again.pop() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        if let Some(frame) = this.again.pop() {
+            return Poll::Ready(Some(Ok(frame)));
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
         match stream.poll_frame(cx) {
@@ -122,7 +122,11 @@ impl http_body::Body for RequestBody {
         if self.again.is_empty() {
             return hint;
         }
-        let again: u64 = self.again.iter().map(|bytes| bytes.len() as u64).sum();
+        // Of a body of known length nobody expects trailers: with them it is one in chunks, as it was before.
+        if self.again.iter().any(Frame::is_trailers) {
+            return SizeHint::new();
+        }
+        let again: u64 = self.again.iter().filter_map(Frame::data_ref).map(|bytes| bytes.len() as u64).sum();
         hint.exact().map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest.saturating_add(again)))
     }
 }

@@ -45,7 +45,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Kept {
-    parts: Vec<Bytes>,
+    parts: Vec<Frame<Bytes>>,
     bytes: usize,
 }
 
@@ -92,15 +92,16 @@ impl UploadHandle {
 }
 
 impl Shared {
-    fn keep(&self, bytes: &Bytes) {
+    fn keep(&self, frame: &Frame<Bytes>) {
         let mut kept = self.kept.borrow_mut();
-        if let Some(some) = kept.as_mut() {
-            some.bytes += bytes.len();
-            if some.bytes > KEPT_BYTES || some.parts.len() >= KEPT_PARTS {
-                *kept = None;
-            } else {
-                some.parts.push(bytes.clone());
-            }
+        let Some(some) = kept.as_mut() else { return };
+        // Trailers have a limit of their own, which was kept when they were read.
+        some.bytes += frame.data_ref().map_or(0, Bytes::len);
+        if some.bytes > KEPT_BYTES || some.parts.len() >= KEPT_PARTS {
+            *kept = None;
+        } else {
+            some.parts.extend(frame.data_ref().cloned().map(Frame::data));
+            some.parts.extend(frame.trailers_ref().cloned().map(Frame::trailers));
         }
     }
 }
@@ -118,11 +119,7 @@ impl http_body::Body for Upload {
         let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(TakenBack.into()))) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(bytes) => shared.keep(bytes),
-                // Trailers are not kept: requests that have some are rare.
-                None => drop(shared.kept.take()),
-            },
+            Some(Ok(frame)) => shared.keep(frame),
             Some(Err(error)) => {
                 shared.kept.take();
                 shared.failure.set(Some(Error::of_body(error)));

@@ -150,9 +150,7 @@ async fn send(
         (http1::Error::Body(error), _) => NoAnswer::User(Error::of_body(&error)),
         (http1::Error::BodyLength, _) => NoAnswer::User(Error::RequestBody),
         (_, Some(read)) => {
-            if !read.is_empty() {
-                request.body_mut().put_back(vec![read]);
-            }
+            request.body_mut().put_back(read);
             NoAnswer::Unsent
         }
         (http1::Error::Closed, None) => NoAnswer::Closed,

@@ -14,6 +14,7 @@ use crate::support::{Apiserver, H2Stub, PATIENT, Stub, eventually, exchange, get
 pub fn trials() -> Vec<Trial> {
     trials![
         a_refused_stream_goes_to_another_with_its_body,
+        http_15_a_refused_stream_goes_to_another_with_its_trailers,
         a_stream_above_a_goaway_goes_on_a_new_connection,
         a_graceful_goaway_costs_nobody_anything,
         a_post_is_not_sent_twice,
@@ -73,6 +74,51 @@ fn a_refused_stream_goes_to_another_with_its_body() {
     let reply = post(gateway_and(&refuses).listen, "/", &body);
     assert_eq!((reply.status, reply.complete), (503, true));
     assert!(reply.header("proxy-status").unwrap().contains("connection_limit_reached"), "{reply:?}");
+}
+
+/// A dataserver of HTTP/1 that knows how many uploads came to it with the trailer that [`http_15_…`] sends.
+///
+/// [`http_15_…`]: http_15_a_refused_stream_goes_to_another_with_its_trailers
+fn taking_trailers() -> (Stub, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    let stub = Stub::raw(move |mut stream| {
+        let (mut got, mut buffer) = (Vec::new(), [0; 1024]);
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            got.extend_from_slice(&buffer[..read]);
+            let text = String::from_utf8_lossy(&got).into_owned();
+            if text.contains("transfer-encoding: chunked\r\n") && text.ends_with("0\r\nx-sum: 7\r\n\r\n") {
+                counted.fetch_add(1, Ordering::SeqCst);
+                got.clear();
+            } else if !text.contains("\r\n\r\n0\r\n\r\n") && !text.ends_with("upload") {
+                continue;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    (stub, taken)
+}
+
+fn http_15_a_refused_stream_goes_to_another_with_its_trailers() {
+    let (refuses, refused) = refusing();
+    let (two, (one, taken)) = (H2Stub::ok("two"), taking_trailers());
+    for gateway in [gateway_of(&[&refuses, &two], &[]), gateway_of(&[&refuses], &[&one])] {
+        let before = refused.load(Ordering::SeqCst);
+        for n in 0..20 {
+            let chunk = if n % 2 == 0 { "6\r\nupload\r\n" } else { "" };
+            let upload = format!(
+                "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+                 {chunk}0\r\nx-sum: 7\r\n\r\n"
+            );
+            assert_eq!(exchange(gateway.listen, upload.as_bytes()).status, 200, "upload {n}");
+        }
+        assert!(refused.load(Ordering::SeqCst) > before, "nothing was refused");
+    }
+    assert_eq!((two.requests().len(), taken.load(Ordering::SeqCst)), (20, 20));
+    for (n, request) in two.requests().iter().enumerate() {
+        assert_eq!(request.body, if n % 2 == 0 { &b"upload"[..] } else { b"" });
+        assert_eq!(request.trailers.as_ref().map(|trailers| &trailers["x-sum"]), Some(&"7".parse().unwrap()));
+    }
 }
 
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
