@@ -18,9 +18,10 @@ use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
 use crate::liveness::{Liveness, Snapshot};
 use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Signed, Subscriber};
+use crate::proxy;
 use crate::registry::{Ejection, Reason, Registry, Settings};
+use crate::server::{self, Leave};
 use crate::tls::Identity;
-use crate::{proxy, server};
 
 pub use demo::demo;
 
@@ -133,14 +134,20 @@ impl App {
         }
 
         // Data: each worker on a thread of its own.
-        let drain = config.timeouts.drain;
+        let (lame_duck, drain) = (config.timeouts.lame_duck, config.timeouts.drain);
         let settings = proxy::Settings::new(&config, listeners.len(), dialable);
         let control = Handle::current();
         let shared = Shared { registry, metrics, admin: admin.clone(), settings, config, tls, control };
         let mut workers = Workers::start(shared, listeners, admin_listener)?;
         tracing::info!(%listen, workers = workers.count(), admin = admin_addr.map(tracing::field::display), "gateway listens");
+        let told_to_stop = async {
+            stop.cancelled().await;
+            admin.drain();
+            tracing::info!(lame_duck_seconds = lame_duck.as_secs_f64(), "not ready from now on");
+            tokio::time::sleep(lame_duck).await;
+        };
         let result = tokio::select! {
-            () = stop.cancelled() => Ok(()),
+            () = told_to_stop => Ok(()),
             error = workers.one_ended() => Err(error),
             task = tasks.one_failed() => Err(anyhow::anyhow!("{task} failed")),
         };
@@ -149,7 +156,7 @@ impl App {
         }
         admin.drain();
         tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
-        let cut_off = workers.stop().await;
+        let cut_off = workers.stop(Leave::Close).await;
         if cut_off > 0 {
             tracing::warn!(
                 connections = cut_off,

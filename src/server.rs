@@ -2,6 +2,7 @@
 //!
 //! HTTP/1 is [`http1`](crate::http1)'s, HTTP/2 hyper's. `axum::serve` is used for neither: it hides the limits.
 
+mod door;
 mod drain;
 mod http;
 mod http2;
@@ -11,17 +12,17 @@ mod proxy_protocol;
 mod spread;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
@@ -34,18 +35,31 @@ use crate::tls::Identity;
 pub use listen::bind;
 pub use spread::Spread;
 
+use door::Door;
 use drain::Drain;
 use http::Http;
-use spread::{Accepted, Placed};
+use spread::Placed;
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// For so long a connection that has begun may still come into being when the listeners close: a round trip.
+const HANDSHAKE: Duration = Duration::from_millis(100);
+
+/// How a worker leaves its listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// They are its own: with it they are gone.
+    Close,
+    /// Somebody else has them as well, and takes whoever waits there.
+    HandOver,
+}
 
 /// How connections are served.
 #[derive(Clone)]
 pub struct Settings {
     /// `timeouts.request_head` (what comes before HTTP included), `timeouts.idle_body`,
-    /// `timeouts.linger` and `timeouts.drain` matter here.
+    /// `timeouts.linger`, `timeouts.drain` and `timeouts.drain_idle` matter here.
     pub timeouts: Timeouts,
     /// `limits.head_bytes`, `limits.headers`, `limits.linger_bytes` and `limits.cancelled_streams` matter here.
     pub limits: Limits,
@@ -59,16 +73,17 @@ pub struct Settings {
     pub tls: Option<Identity>,
 }
 
-/// Accepts and serves until `stop`, then lets what is under way end within `timeouts.drain`. `service_for` makes
-/// the service of a connection for its client; a `spread` of several shares the connections with others. Must run where `spawn_local` works.
+/// Accepts and serves until it is told to `leave`, then lets what is under way end within `timeouts.drain`.
+/// `service_for` makes the service of a connection for its client; a `spread` of several shares the connections with
+/// others. Must run where `spawn_local` works.
 ///
 /// Returns how many connections were cut off because they did not end in time.
 pub async fn serve<S>(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     service_for: impl Fn(Client) -> S + 'static,
     settings: Settings,
     mut spread: Spread,
-    stop: CancellationToken,
+    leave: &SetOnce<Leave>,
 ) -> usize
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
@@ -83,37 +98,50 @@ where
         let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone(), place);
         spawn_local(connections.track_future(connection));
     };
-    accept_until(&listener, &places, &mut spread, &stop, &start).await;
-    // What the kernel has taken in already is served: closing the listener would reset it.
-    let queued = accept_queued(listener, &places);
-    spread.close().into_iter().for_each(&start);
-    queued.into_iter().map(|accepted| spread.here(accepted)).for_each(&start);
+    let mut door = Door::new(listeners, places.clone());
+    let leave = accept_until(&mut door, &mut spread, leave.wait(), &start).await;
+    let deadline = Instant::now() + drain_time;
     drain.begin();
-    connections.close();
-    let _ = timeout(drain_time, connections.wait()).await;
-    connections.len()
+    let mut waiting = match leave {
+        Leave::HandOver => door.leave(),
+        Leave::Close => {
+            door.take_no_more();
+            accept_until(&mut door, &mut spread, sleep(HANDSHAKE), &start).await;
+            door.close()
+        }
+    };
+    spread.close().into_iter().for_each(&start);
+    let all_ended = async {
+        while !waiting.is_empty()
+            && let Ok(permit) = places.clone().acquire_owned().await
+            && let Some((stream, peer)) = waiting.pop_front()
+        {
+            start(spread.here((stream, peer, permit)));
+        }
+        connections.close();
+        connections.wait().await;
+    };
+    let _ = timeout_at(deadline, all_ended).await;
+    connections.len() + waiting.len()
 }
 
-async fn accept_until(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
+async fn accept_until<T>(
+    door: &mut Door,
     spread: &mut Spread,
-    stop: &CancellationToken,
+    until: impl Future<Output = T>,
     start: impl Fn(Placed),
-) {
+) -> T {
     let mut failed = false;
-    let mut stopped = pin!(stop.cancelled());
-    // Kept while others hand on: it may hold a connection that waits for its place.
-    let mut accepting = pin!(accept(listener, places));
+    let mut until = pin!(until);
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopped.as_mut() => return,
+            end = until.as_mut() => return end,
             Some(placed) = spread.handed_on() => {
                 start(placed);
                 continue;
             }
-            accepted = accepting.as_mut() => accepted,
+            accepted = door.next() => accepted,
         };
         match accepted {
             Ok(accepted) => {
@@ -127,33 +155,8 @@ async fn accept_until(
                     tracing::warn!(%error, "connections cannot be accepted for the moment");
                 }
                 failed = true;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
-        accepting.set(accept(listener, places));
     }
-}
-
-/// A connection, and a place for it. One that is over the limit waits here, accepted but not read; the
-/// others wait in the kernel's queue.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<Accepted> {
-    let (stream, peer) = listener.accept().await?;
-    let permit = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    Ok((stream, peer, permit))
-}
-
-/// What the kernel has taken in and nobody has accepted yet, as far as there are places. Asked of the kernel
-/// itself: tokio knows only what its last look at the listener told. Closes the listener.
-fn accept_queued(listener: TcpListener, places: &Arc<Semaphore>) -> Vec<Accepted> {
-    let mut accepted = Vec::new();
-    let Ok(listener) = listener.into_std() else { return accepted };
-    while let Ok((stream, peer)) = listener.accept() {
-        let _ = stream.set_nonblocking(true); // or `from_std` refuses it, and it is closed
-        let (Ok(stream), Ok(permit)) = (TcpStream::from_std(stream), places.clone().try_acquire_owned())
-        else {
-            break;
-        };
-        accepted.push((stream, peer, permit));
-    }
-    accepted
 }

@@ -6,9 +6,8 @@ use std::thread;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SetOnce, mpsc};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
@@ -17,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::proxy;
 use crate::proxy::Client;
 use crate::registry::Registry;
-use crate::server::{self, Spread};
+use crate::server::{self, Leave, Spread};
 use crate::tls::Identity;
 
 /// Connections to `gateway.admin_listen` at once.
@@ -39,7 +38,7 @@ pub(super) struct Shared {
 /// The threads that were started.
 pub(super) struct Workers {
     count: usize,
-    stop: CancellationToken,
+    leave: Arc<SetOnce<Leave>>,
     /// How each ended: the number of connections that were cut off, or why it could not go on.
     ended: mpsc::UnboundedReceiver<anyhow::Result<usize>>,
 }
@@ -52,18 +51,18 @@ impl Workers {
         admin_listener: Option<StdListener>,
     ) -> anyhow::Result<Self> {
         let (sender, ended) = mpsc::unbounded_channel();
-        let workers = Self { count: listeners.len(), stop: CancellationToken::new(), ended };
+        let workers = Self { count: listeners.len(), leave: Arc::default(), ended };
         let places = shared.config.limits.connections.min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(places));
         let spreads = Spread::over(listeners.len());
         for (index, (listener, spread)) in listeners.into_iter().zip(spreads).enumerate() {
-            let (shared, connections, stop) = (shared.clone(), connections.clone(), workers.stop.clone());
-            let run = move || shared.worker(index, listener, spread, connections, &stop);
+            let (shared, connections, leave) = (shared.clone(), connections.clone(), workers.leave.clone());
+            let run = move || shared.worker(index, listener, spread, connections, &leave);
             spawn(format!("worker-{index}"), sender.clone(), run)?;
         }
         if let Some(listener) = admin_listener {
-            let stop = workers.stop.clone();
-            spawn("admin".to_owned(), sender, move || shared.admin_worker(listener, stop))?;
+            let leave = workers.leave.clone();
+            spawn("admin".to_owned(), sender, move || shared.admin_worker(listener, &leave))?;
         }
         Ok(workers)
     }
@@ -82,8 +81,8 @@ impl Workers {
     }
 
     /// Lets each drain. Returns how many connections were cut off.
-    pub(super) async fn stop(mut self) -> usize {
-        self.stop.cancel();
+    pub(super) async fn stop(mut self, leave: Leave) -> usize {
+        let _ = self.leave.set(leave); // it is set nowhere else
         let mut cut_off = 0;
         while let Some(ended) = self.ended.recv().await {
             cut_off += ended.unwrap_or(0);
@@ -132,7 +131,7 @@ impl Shared {
         listener: StdListener,
         spread: Spread,
         connections: Arc<Semaphore>,
-        stop: &CancellationToken,
+        leave: &SetOnce<Leave>,
     ) -> anyhow::Result<usize> {
         let config = &self.config;
         let worker = proxy::Worker::new(index, &self.registry, &self.metrics, self.settings.clone())
@@ -148,18 +147,17 @@ impl Shared {
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
             let drain_deadline = async {
-                stop.cancelled().await;
+                leave.wait().await;
                 Instant::now() + config.timeouts.drain
             };
-            let stop = stop.clone();
             let (proxy, admin) = (worker.clone(), self.admin_service());
             let serve = async {
                 if config.gateway.admin_listen.is_some() {
                     let service = move |client| proxy::stack(&proxy, client);
-                    return server::serve(listener, service, settings, spread, stop).await;
+                    return server::serve(vec![listener], service, settings, spread, leave).await;
                 }
                 let service = move |client| Switch::new(proxy::stack(&proxy, client), admin(client));
-                server::serve(listener, service, settings, spread, stop).await
+                server::serve(vec![listener], service, settings, spread, leave).await
             };
             let serve_and_tunnels = async {
                 let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
@@ -173,7 +171,7 @@ impl Shared {
     }
 
     /// The listener of the admin paths, if they have one of their own.
-    fn admin_worker(&self, listener: StdListener, stop: CancellationToken) -> anyhow::Result<usize> {
+    fn admin_worker(&self, listener: StdListener, leave: &SetOnce<Leave>) -> anyhow::Result<usize> {
         let settings = server::Settings {
             timeouts: self.config.timeouts.clone(),
             limits: self.config.limits.clone(),
@@ -185,7 +183,8 @@ impl Shared {
         };
         on_a_runtime_of_its_own(async {
             let listener = TcpListener::from_std(listener)?;
-            Ok(server::serve(listener, self.admin_service(), settings, Spread::alone(), stop).await)
+            let admin = self.admin_service();
+            Ok(server::serve(vec![listener], admin, settings, Spread::alone(), leave).await)
         })
     }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::reader::Reader;
 
-/// How long things may take. Each from 1ms to 24h.
+const LEAST: Duration = Duration::from_millis(1);
+const MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// How long things may take. Each from 1ms to 24h, if nothing else is said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timeouts {
     /// How long the addresses of a dataserver's name are used before they are asked for again. Default 5s.
@@ -39,16 +42,22 @@ pub struct Timeouts {
     /// A dataserver that was told to stop says that it drains, and serves on for so long before it closes its listener:
     /// gateways hear it meanwhile. Default 1s.
     pub leave: Duration,
-    /// From the signal to stop to when whatever is still under way is cut off. Default 30s.
+    /// A gateway that was told to stop is not ready, and serves on for so long before it closes its listeners: whoever
+    /// asks `/readyz` sees it meanwhile. From 0s. Default 0s.
+    pub lame_duck: Duration,
+    /// From when a gateway closes its listeners to when whatever is still under way is cut off; of a dataserver, from
+    /// the signal to stop. Default 30s.
     pub drain: Duration,
+    /// For a user's connection on which nothing is under way to ask once more when the gateway closes its listeners, and
+    /// be told that it was the last time. At most half of `drain` counts. Default 1s.
+    pub drain_idle: Duration,
 }
 
 impl Timeouts {
     pub(super) fn read(mut section: Reader<'_>) -> Self {
-        let mut duration = |key, default_secs| {
-            let (least, most) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
-            section.within(key, Duration::from_secs(default_secs), least, most)
-        };
+        let lame_duck = section.within("lame_duck", Duration::ZERO, Duration::ZERO, MOST);
+        let mut duration =
+            |key, default_secs| section.within(key, Duration::from_secs(default_secs), LEAST, MOST);
         let timeouts = Self {
             resolved: duration("resolved", 5),
             connect: duration("connect", 1),
@@ -61,7 +70,9 @@ impl Timeouts {
             linger: duration("linger", 5),
             upstream_ping: duration("upstream_ping", 360),
             leave: duration("leave", 1),
+            lame_duck,
             drain: duration("drain", 30),
+            drain_idle: duration("drain_idle", 1),
         };
         section.finish();
         timeouts

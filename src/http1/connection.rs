@@ -45,9 +45,10 @@ pin_project! {
 }
 
 impl<F, IO> Connection<F, IO> {
-    /// The answer that is under way, if there is one, is the last.
-    pub fn graceful_shutdown(self: Pin<&mut Self>) {
-        self.transport.closing.set(true);
+    /// The next answer is the last. A user that asks nothing has `grace` to do so from when it could: closed at once,
+    /// its connection would meet the request that is just on its way.
+    pub fn graceful_shutdown(self: Pin<&mut Self>, grace: Duration) {
+        self.transport.closing.set(Some(grace));
     }
 }
 
@@ -97,7 +98,7 @@ async fn run<IO: Io, B: Body<Data = Bytes>, C: Future<Output = Response<B>>>(
     mut call: impl FnMut(Request<Incoming>) -> C,
     refuse: impl Fn(Refusal) -> Response<B>,
 ) -> Option<(IO, Ending)> {
-    let mut clock = HeadClock { limit: head_time.next, alarm: Alarm::new(head_time.first) };
+    let mut clock = HeadClock { limit: head_time.next, alarm: Alarm::new(head_time.first), grace: None };
     let ending = loop {
         let mut parsed = 0;
         let ended = match poll_fn(|cx| poll_head(&transport, limits, &mut clock, &mut parsed, cx)).await {
@@ -152,7 +153,10 @@ fn poll_head<IO: Io>(
         Poll::Pending => {}
     }
     let begun = transport.state().wire.has_begun_head();
-    if transport.closing.get() && !begun {
+    if let Some(grace) = transport.closing.get()
+        && !begun
+        && clock.poll_grace(grace, cx).is_ready()
+    {
         return Poll::Ready(Err(NoHead::Ended));
     }
     ready!(clock.alarm.poll(cx));
@@ -244,10 +248,17 @@ fn poll_write<IO: Io, B: Body<Data = Bytes>>(
 struct HeadClock {
     limit: Duration,
     alarm: Alarm,
+    /// Until when its first byte must be there, once the gateway drains.
+    grace: Option<Alarm>,
 }
 
 impl HeadClock {
     fn restart(&mut self) {
         self.alarm.set(Instant::now() + self.limit);
+        self.grace = None;
+    }
+
+    fn poll_grace(&mut self, grace: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        self.grace.get_or_insert_with(|| Alarm::new(Instant::now() + grace)).poll(cx)
     }
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http_body::SizeHint;
@@ -19,8 +20,8 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Transport<IO> {
     scratch: Rc<Scratch>,
     state: RefCell<State<IO>>,
-    /// The gateway drains: the answer under way is the last.
-    pub(super) closing: Cell<bool>,
+    /// The gateway drains: the next answer is the last, and whoever asks nothing has so long to do so.
+    pub(super) closing: Cell<Option<Duration>>,
 }
 
 pub(super) struct State<IO> {
@@ -35,7 +36,7 @@ pub(super) struct State<IO> {
 impl<IO: Io> Transport<IO> {
     pub(super) fn new(io: IO, read: BytesMut, scratch: Rc<Scratch>) -> Self {
         let state = State { wire: Wire::new(io, read), continue_left: &[], server: None, upgrade: None };
-        Self { scratch, state: RefCell::new(state), closing: Cell::new(false) }
+        Self { scratch, state: RefCell::new(state), closing: Cell::new(None) }
     }
 
     pub(super) fn state(&self) -> RefMut<'_, State<IO>> {
@@ -62,7 +63,7 @@ impl<IO: Io> Transport<IO> {
         if !body_is_held {
             while let Ok(Part::Data(_) | Part::Trailers(_)) = state.wire.next_part() {}
         }
-        state.wire.body.is_end() && !self.closing.get()
+        state.wire.body.is_end() && self.closing.get().is_none()
     }
 
     /// Whether nothing is known that the user sent and nobody read.

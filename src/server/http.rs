@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::server::conn::http2;
@@ -63,6 +64,12 @@ impl Http {
             .max_concurrent_streams(MAX_STREAMS);
         let scratch = Rc::new(http1::Scratch::new(limits.body_buffer));
         Self { settings, http2, executor, scratch }
+    }
+
+    /// What a connection on which nothing is under way has for one more request when the drain begins.
+    fn grace(&self) -> Duration {
+        let timeouts = &self.settings.timeouts;
+        timeouts.drain_idle.min(timeouts.drain / 2)
     }
 
     /// One connection, from what comes before HTTP to its end.
@@ -148,7 +155,7 @@ impl Http {
         let sniffed = tokio::select! {
             biased; // what was sent before the drain began is answered
             sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
-            () = drain.begun() => return, // nothing was asked yet
+            () = drain.begun_for(self.grace()) => return, // nothing was asked
         };
         let speaks_http2 = match sniffed {
             Ok(Ok(speaks_http2)) => speaks_http2,
@@ -192,7 +199,8 @@ impl Http {
         let limits_and_time = (head_limits, head_time);
         let connection =
             pin!(http1::serve(stream, seen, limits_and_time, self.scratch.clone(), call, refuse));
-        match drain.watch(pending(), connection, http1::Connection::graceful_shutdown).await {
+        let grace = self.grace();
+        match drain.watch(pending(), connection, |connection| connection.graceful_shutdown(grace)).await {
             Some((stream, Ending::Close)) => close(stream, timeouts.linger).await,
             Some((stream, Ending::Linger)) => linger(stream, timeouts.linger, limits.linger_bytes).await,
             Some((stream, Ending::Reset)) => stream.socket().reset_when_closed(),

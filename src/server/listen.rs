@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 /// Connections that the kernel holds for us, each listener. It caps this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -33,6 +34,30 @@ pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
+/// Nobody new gets into a listener's queue. Their SYNs are dropped and not refused, so that they try again a second
+/// later, when whoever comes next may be there; handshakes that have begun end as they would.
+///
+/// # Errors
+/// When the kernel does not take the filter.
+pub(super) fn take_no_more(listener: &impl AsFd) -> io::Result<()> {
+    /// Where a TCP header has its flags, and two of them (RFC 9293 §3.1).
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // Classic BPF, as linux/filter.h names it.
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
 fn socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Connections that are still closing must not keep a gateway from coming back.
@@ -43,6 +68,10 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -54,6 +83,22 @@ mod tests {
         assert_eq!(TcpListener::bind(addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
         bind(addr, 2).unwrap();
+    }
+
+    #[test]
+    fn who_has_knocked_is_let_in_and_nobody_else() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().pop().unwrap();
+        let addr = listener.local_addr().unwrap();
+        let knocked = TcpStream::connect(addr).unwrap();
+        take_no_more(&listener).unwrap();
+        let late = TcpStream::connect_timeout(&addr, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "not refused");
+        let (accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer, knocked.local_addr().unwrap());
+        (&knocked).write_all(b"hello").unwrap();
+        accepted.set_nonblocking(false).unwrap();
+        (&accepted).read_exact(&mut [0; 5]).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

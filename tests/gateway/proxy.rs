@@ -19,6 +19,7 @@ mod leaving;
 mod pools;
 mod smuggling;
 mod stalls;
+mod stopping;
 mod time;
 mod tls;
 mod upgrades;
@@ -46,6 +47,7 @@ pub fn trials() -> Vec<Trial> {
         stalls::trials(),
         crowds::trials(),
         leaving::trials(),
+        stopping::trials(),
         pools::trials(),
         smuggling::trials(),
         edge::trials(),

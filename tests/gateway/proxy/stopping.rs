@@ -1,0 +1,289 @@
+//! Row 50: the gateway that is told to stop.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+
+use super::leaving::{HALF, Waiting};
+use super::{gateway_and, is_over, silent, slow, wait_for_in_flight};
+use crate::support::frames::{Ended, Field, Frames, GET, kind};
+use crate::support::{
+    Apiserver, Reply, Stub, connect, eventually, get, pause, read_head, read_reply, request, trials, within,
+};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        http_50_timeouts_drain_lets_requests_end_and_cuts_off_those_that_do_not,
+        http_50_a_kept_connection_is_told_to_close_when_the_gateway_drains,
+        http_50_what_was_sent_before_the_signal_is_answered,
+        http_50_an_http2_connection_is_told_goaway,
+        http_50_the_deadline_holds_with_a_stream_that_is_stuck,
+        http_50_whoever_has_asked_nothing_for_a_while_may_ask_once_more,
+        http_50_who_has_just_been_answered_may_ask_once_more,
+        http_50_who_waits_for_a_place_is_served,
+        http_50_every_connection_that_came_into_being_is_answered,
+        http_50_a_stream_that_crosses_the_goaway_is_answered,
+        timeouts_lame_duck_serves_on_and_is_not_ready,
+    ]
+}
+
+fn http_50_timeouts_drain_lets_requests_end_and_cuts_off_those_that_do_not() {
+    let stub = slow(Duration::from_millis(800));
+    let mut gateway = gateway_and("timeouts: {drain: 10s}\n", &[&stub]);
+    let mut stream = TcpStream::connect(gateway.listen).unwrap();
+    stream.write_all(&request("GET /", &[], b"")).unwrap();
+    wait_for_in_flight(&gateway, 1);
+    gateway.process.signal("TERM");
+    let reply = read_reply(&mut BufReader::new(stream), false).unwrap();
+    assert_eq!((reply.status, reply.text().as_str()), (200, "slow"));
+    assert_eq!(gateway.process.wait().code(), Some(0));
+
+    let stub = silent();
+    let mut gateway = gateway_and("timeouts: {drain: 500ms}\n", &[&stub]);
+    let mut stream = TcpStream::connect(gateway.listen).unwrap();
+    stream.write_all(&request("GET /", &[], b"")).unwrap();
+    wait_for_in_flight(&gateway, 1);
+    let begun = Instant::now();
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.wait().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(gateway.process.output().contains("cut off"), "{}", gateway.process.output());
+}
+
+fn http_50_a_kept_connection_is_told_to_close_when_the_gateway_drains() {
+    let stub = slow(Duration::from_millis(500));
+    let mut gateway = gateway_and("", &[&stub]);
+    let idle = TcpStream::connect(gateway.listen).unwrap();
+    let mut stream = TcpStream::connect(gateway.listen).unwrap();
+    stream.write_all(&request("GET /", &[], b"")).unwrap();
+    wait_for_in_flight(&gateway, 1);
+    gateway.process.signal("TERM");
+    let reply = read_reply(&mut BufReader::new(stream), false).unwrap();
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!((&idle).read(&mut [0; 1]).unwrap(), 0, "an idle connection is closed");
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+/// Connections and requests that came in just before the gateway was told to stop, some not accepted yet.
+fn http_50_what_was_sent_before_the_signal_is_answered() {
+    for _ in 0..5 {
+        let stub = Stub::ok("answered");
+        let mut gateway = gateway_and("", &[&stub]);
+        let streams: Vec<_> = (0..50)
+            .map(|_| {
+                let mut stream = TcpStream::connect(gateway.listen).unwrap();
+                stream.write_all(&request("GET /", &[], b"")).unwrap();
+                stream
+            })
+            .collect();
+        gateway.process.signal("TERM");
+        for stream in streams {
+            assert_eq!(read_reply(&mut BufReader::new(stream), false).expect("no answer").text(), "answered");
+        }
+        assert_eq!(gateway.process.wait().code(), Some(0));
+    }
+}
+
+fn http_50_an_http2_connection_is_told_goaway() {
+    let stub = slow(Duration::from_millis(500));
+    let mut gateway = gateway_and("", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    frames.request(1, &GET, false);
+    wait_for_in_flight(&gateway, 1);
+    gateway.process.signal("TERM");
+    let (mut gone_away, mut body) = (false, Vec::new());
+    while let Some(frame) = frames.read() {
+        match frame.kind {
+            kind::GOAWAY => {
+                assert_eq!(frame.payload[4..8], [0; 4], "an error: {frame:?}");
+                gone_away = true;
+            }
+            kind::DATA => body.extend(frame.payload),
+            kind::PING if frame.flags == 0 => {
+                frames.send(kind::PING, 1, 0, &frame.payload);
+            }
+            _ => {}
+        }
+    }
+    assert!(gone_away && body == b"slow", "{gone_away} {body:?}");
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+/// An answer that is never read, a body that never ends, a head that never comes: none holds the end up.
+fn http_50_the_deadline_holds_with_a_stream_that_is_stuck() {
+    let waiting = Waiting::new(HALF);
+    let mut gateway = gateway_and("timeouts: {drain: 1s}\n", &[&waiting.stub]);
+    let mut frames = Frames::connect(gateway.listen, &[0, 4, 0, 0, 0, 0]);
+    frames.request(1, &GET, false);
+    let post: [Field<'_>; 4] =
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")];
+    frames.request(3, &post, true);
+    waiting.wait_for(2);
+    let begun = Instant::now();
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.wait().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(gateway.process.output().contains("cut off"), "{}", gateway.process.output());
+}
+
+/// A gateway that is told to stop, from the moment when it takes no more connections.
+#[track_caller]
+fn drain(gateway: &Apiserver) {
+    gateway.process.signal("TERM");
+    gateway.process.wait_for("drain", |line| line.contains("\"draining\"").then_some(()));
+}
+
+fn reply_on(stream: &TcpStream) -> Option<Reply> {
+    read_reply(&mut BufReader::new(stream), false)
+}
+
+/// Asks on an open connection.
+#[track_caller]
+fn ask(stream: &TcpStream) -> Reply {
+    (&mut &*stream).write_all(&request("GET /", &[], b"")).unwrap();
+    reply_on(stream).expect("no answer")
+}
+
+/// Its request may be on its way: a new connection as well as one that was used before.
+fn http_50_whoever_has_asked_nothing_for_a_while_may_ask_once_more() {
+    let stub = Stub::ok("answered");
+    let mut gateway = gateway_and("timeouts: {drain_idle: 3s}\n", &[&stub]);
+    let (new, used) = (connect(gateway.listen), connect(gateway.listen));
+    assert_eq!(ask(&used).header("connection"), None);
+    drain(&gateway);
+    pause(Duration::from_millis(300));
+    for stream in [new, used] {
+        let reply = ask(&stream);
+        assert_eq!((reply.text().as_str(), reply.header("connection")), ("answered", Some("close")));
+        assert!(is_over(&mut BufReader::new(stream)));
+    }
+    // Nobody else is waited for.
+    assert_eq!(gateway.process.wait().code(), Some(0));
+    assert_eq!(gateway.process.count("cut off"), 0);
+}
+
+/// The time for one more request begins when the answer has ended whose head could not yet say that it is the last.
+fn http_50_who_has_just_been_answered_may_ask_once_more() {
+    let more = Arc::new(AtomicBool::new(false));
+    let goes_on = more.clone();
+    let stub = Stub::raw(move |mut stream| {
+        while read_head(&mut BufReader::new(&stream)).is_some() {
+            stream.write_all(HALF).unwrap();
+            eventually("the end of the answer", || goes_on.load(Ordering::SeqCst).then_some(()));
+            stream.write_all(&[b'x'; 995]).unwrap();
+        }
+    });
+    let mut gateway = gateway_and("timeouts: {drain_idle: 500ms}\n", &[&stub]);
+    let stream = connect(gateway.listen);
+    (&mut &stream).write_all(&request("GET /", &[], b"")).unwrap();
+    let mut reader = BufReader::new(&stream);
+    let (_, headers) = read_head(&mut reader).unwrap();
+    assert!(!headers.iter().any(|(name, _)| name == "connection"));
+    drain(&gateway);
+    pause(Duration::from_millis(800));
+    more.store(true, Ordering::SeqCst);
+    reader.read_exact(&mut [0; 1000]).unwrap();
+    pause(Duration::from_millis(200));
+    assert_eq!(ask(&stream).header("connection"), Some("close"));
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+/// With as many connections as there may be, others are accepted and not read, or wait in the kernel's queue.
+fn http_50_who_waits_for_a_place_is_served() {
+    let stub = slow(Duration::from_millis(300));
+    let mut gateway = gateway_and("gateway: {workers: 2}\nlimits: {connections: 2}\n", &[&stub]);
+    let streams: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = connect(gateway.listen);
+            stream.write_all(&request("GET /", &[], b"")).unwrap();
+            stream
+        })
+        .collect();
+    eventually("the first request", || (!stub.requests().is_empty()).then_some(()));
+    drain(&gateway);
+    for stream in streams {
+        assert_eq!(reply_on(&stream).expect("no answer").text(), "slow");
+    }
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+/// Users that make a connection for each request, as fast as they can: whoever gets one gets an answer.
+fn http_50_every_connection_that_came_into_being_is_answered() {
+    for _ in 0..5 {
+        let stub = Stub::ok("answered");
+        let mut gateway = gateway_and("gateway: {workers: 2}\n", &[&stub]);
+        let to = gateway.listen;
+        let users: Vec<_> = (0..8).map(|_| std::thread::spawn(move || ask_until_refused(to))).collect();
+        eventually("load", || (stub.requests().len() > 50).then_some(()));
+        drain(&gateway);
+        for user in users {
+            user.join().unwrap();
+        }
+        assert_eq!(gateway.process.wait().code(), Some(0));
+    }
+}
+
+fn ask_until_refused(to: SocketAddr) {
+    // Until nobody is there any more; as long as nobody is let in, a connection is tried again in vain.
+    while let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_millis(500)) {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(ask(&stream).text(), "answered");
+    }
+}
+
+/// The first GOAWAY allows every stream, since some may be on their way. Only after a round trip the gateway says which
+/// was the last (RFC 9113 §6.8).
+fn http_50_a_stream_that_crosses_the_goaway_is_answered() {
+    let stub = slow(Duration::from_millis(300));
+    let mut gateway = gateway_and("", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    frames.request(1, &GET, false);
+    wait_for_in_flight(&gateway, 1);
+    drain(&gateway);
+    let (mut allowed, mut ping) = (Vec::new(), None);
+    while ping.is_none() {
+        let frame = frames.read().unwrap();
+        match frame.kind {
+            kind::GOAWAY => allowed.push(frame.payload[..4].to_vec()),
+            kind::PING => ping = Some(frame.payload),
+            _ => {}
+        }
+    }
+    assert_eq!(allowed, [[0x7f, 0xff, 0xff, 0xff]]);
+    frames.request(3, &GET, false);
+    frames.send(kind::PING, 1, 0, &ping.unwrap());
+    assert_eq!(frames.end_of(1), Ended::Answered(Some(200)));
+    assert!(matches!(frames.end_of(3), Ended::Answered(_)));
+    assert!(frames.is_ended_within(Duration::from_secs(5)));
+    assert_eq!(gateway.process.wait().code(), Some(0));
+    assert_eq!(stub.requests().len(), 2);
+}
+
+/// Whoever asks `/readyz` to know whom to send requests to has the time to ask.
+fn timeouts_lame_duck_serves_on_and_is_not_ready() {
+    let stub = Stub::ok("answered");
+    let mut gateway = gateway_and("timeouts: {lame_duck: 1500ms, drain_idle: 1ms}\n", &[&stub]);
+    let used = connect(gateway.listen);
+    ask(&used);
+    let begun = Instant::now();
+    gateway.process.signal("TERM");
+    within(Duration::from_secs(1), "not ready", || {
+        let readiness = get(gateway.listen, "/readyz");
+        (readiness.status == 503 && readiness.json()["reason"] == "draining").then_some(())
+    });
+    assert_eq!(get(gateway.listen, "/").text(), "answered");
+    assert_eq!(ask(&used).header("connection"), None, "it goes on");
+    assert!(begun.elapsed() < Duration::from_millis(1400));
+    assert_eq!(gateway.process.wait().code(), Some(0));
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
+    // A second signal does not wait for it.
+    let mut gateway = Apiserver::start("timeouts: {lame_duck: 1h}\n");
+    gateway.process.signal("TERM");
+    gateway.process.wait_for("signal", |line| line.contains("not ready").then_some(()));
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.wait().code(), Some(1));
+}
