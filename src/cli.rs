@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Faults;
+use crate::config::{Faults, Log};
 use crate::shutdown::Signals;
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, LogFilter, LogFormat};
 
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
@@ -42,23 +42,28 @@ pub fn bad_config(file: &Path, faults: &Faults) -> ExitCode {
 
 /// Starts logging and a control runtime, runs until a signal or an error, and says how it ended. A second signal ends
 /// the process at once.
-pub fn run<F, E>(log_format: LogFormat, main: impl FnOnce(CancellationToken) -> F) -> ExitCode
+pub fn run<F, E>(
+    log_format: LogFormat,
+    log: &Log,
+    main: impl FnOnce(CancellationToken, LogFilter) -> F,
+) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
     E: Display,
 {
-    let runtime = telemetry::init(log_format).and_then(|()| {
+    let started = telemetry::init(log_format, &log.filter).and_then(|filter| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        Ok(builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()?)
+        let runtime = builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()?;
+        Ok((filter, runtime))
     });
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    let (filter, runtime) = match started {
+        Ok(started) => started,
         Err(error) => return failed(&error),
     };
     let stop = CancellationToken::new();
     let ended = runtime.block_on(async {
         let signalled = tokio::spawn(stop_when_signalled(stop.clone()));
-        let ended = main(stop).await;
+        let ended = main(stop, filter).await;
         signalled.abort();
         ended
     });

@@ -7,6 +7,7 @@ mod common;
 mod fault;
 mod gateway;
 mod limits;
+mod log;
 mod meaning;
 mod networks;
 mod nsq;
@@ -22,6 +23,7 @@ pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
 pub use gateway::{Balance, Gateway, RetryBudget};
 pub use limits::Limits;
+pub use log::Log;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::{Ejection, Probe, Registry};
 pub use timeouts::Timeouts;
@@ -52,6 +54,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much of anything there may be.
     pub limits: Limits,
+    /// What is written to stderr.
+    pub log: Log,
 }
 
 impl Config {
@@ -113,6 +117,7 @@ impl Config {
             nsq: Nsq::read(file.section("nsq")),
             timeouts: Timeouts::read(file.section("timeouts")),
             limits: Limits::read(file.section("limits")),
+            log: Log::read(file.section("log")),
         };
         file.finish();
         config

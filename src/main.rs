@@ -21,7 +21,7 @@ struct Args {
     /// The config file; conf/config.yaml if there is one, else the defaults
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// How log lines look; they go to stderr, filtered by RUST_LOG
+    /// How log lines look; they go to stderr, filtered by RUST_LOG or log.filter
     #[arg(long, value_enum, default_value = "text", global = true)]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -63,7 +63,13 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Some(Command::Demo) => cli::run(args.log_format, |stop| app::demo(config, stop)),
-        None => cli::run(args.log_format, |stop| async { App::bind(config).await?.run(stop).await }),
+        Some(Command::Demo) => {
+            let log = config.log.clone();
+            cli::run(args.log_format, &log, |stop, _| app::demo(config, stop))
+        }
+        None => {
+            let log = config.log.clone();
+            cli::run(args.log_format, &log, |stop, _| async { App::bind(config).await?.run(stop).await })
+        }
     }
 }

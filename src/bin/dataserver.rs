@@ -27,7 +27,7 @@ struct Args {
     /// Send heartbeats that are HOST:PORT and nothing else, and say no goodbye: for gateways that read nothing else
     #[arg(long)]
     plain: bool,
-    /// How log lines look; they go to stderr, filtered by RUST_LOG
+    /// How log lines look; they go to stderr, filtered by RUST_LOG or log.filter
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -53,7 +53,7 @@ enum Command {
         /// The config file; conf/config.yaml if there is one, else the defaults
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// How log lines look; they go to stderr, filtered by RUST_LOG
+        /// How log lines look; they go to stderr, filtered by RUST_LOG or log.filter
         #[arg(long, value_enum, default_value = "text")]
         log_format: LogFormat,
     },
@@ -67,7 +67,8 @@ fn main() -> ExitCode {
     match args.command {
         Some(Command::Announce { addr, proto, probe, plain, config, log_format }) => {
             with_config(config.as_deref(), |config| {
-                cli::run(log_format, |stop| async move {
+                let log = config.log.clone();
+                cli::run(log_format, &log, |stop, _| async move {
                     let announcement = Announcement { addr, protocol: proto, probe, plain };
                     let mut announcer = Announcer::new(announcement, &config)?;
                     stop.run_until_cancelled(announcer.run()).await;
@@ -77,7 +78,8 @@ fn main() -> ExitCode {
             })
         }
         None => with_config(args.config.as_deref(), |config| {
-            cli::run(args.log_format, |stop| async move {
+            let log = config.log.clone();
+            cli::run(args.log_format, &log, |stop, _| async move {
                 let from = if args.addr.is_some() { "--addr" } else { "common.server_addr" };
                 let addr = args.addr.unwrap_or_else(|| config.common.server_addr.clone());
                 let bound = Dataserver::bind(&addr, &config.name).await;

@@ -100,6 +100,7 @@ registry: {ttl: 10, sweep_interval: 0s}
 nsq: {embedded: maybe, channel: 'a/b', embedded_listen: {tcp: 1}}
 timeouts: 5
 limits: {headers: many}
+log: {filter: 'nsq=loud'}
 ";
     assert_eq!(
         faults(yaml),
@@ -123,6 +124,7 @@ limits: {headers: many}
             "nsq.embedded_listen.tcp: 1 is not HOST:PORT",
             "timeouts: 5 is not a mapping",
             "limits.headers: \"many\" is not a whole number",
+            "log.filter: \"nsq=loud\" is not a filter: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5",
             "nam: is not a known key",
         ]
     );
