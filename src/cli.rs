@@ -32,10 +32,11 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
     })
 }
 
-/// Says what is wrong with a config file, a line each.
+/// Says what is wrong with a config file, and where, a line each.
 pub fn bad_config(file: &Path, faults: &Faults) -> ExitCode {
     for fault in faults.iter() {
-        eprintln!("{}: {fault}", file.display());
+        let line = fault.line.map(|line| format!("{line}:")).unwrap_or_default();
+        eprintln!("{}:{line} {fault}", file.display());
     }
     ExitCode::from(BAD_CONFIG)
 }

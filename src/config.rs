@@ -6,13 +6,16 @@
 mod common;
 mod fault;
 mod gateway;
+mod keys;
 mod limits;
+mod lines;
 mod log;
 mod meaning;
 mod networks;
 mod nsq;
 mod reader;
 mod registry;
+mod reload;
 mod timeouts;
 mod tls;
 
@@ -22,12 +25,16 @@ use std::{fs, io};
 pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
 pub use gateway::{Balance, Gateway, RetryBudget};
+pub use keys::{Change, FIXED};
 pub use limits::Limits;
 pub use log::Log;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::{Ejection, Probe, Registry};
+pub use reload::Reload;
 pub use timeouts::Timeouts;
 pub use tls::Tls;
+
+use serde::Serialize;
 
 use reader::Reader;
 
@@ -38,7 +45,7 @@ pub const DEFAULT_PATH: &str = "conf/config.yaml";
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The whole config, validated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
     /// Shown in logs and by the sample dataserver. Default `nsq-gateway`.
     pub name: String,
@@ -56,24 +63,30 @@ pub struct Config {
     pub limits: Limits,
     /// What is written to stderr.
     pub log: Log,
+    /// How a change of this file is noticed.
+    pub reload: Reload,
 }
 
 impl Config {
+    /// The file that is to be read: the one named on the command line, or the default one if there is that.
+    pub fn file(named: Option<&Path>) -> Option<&Path> {
+        let default = Path::new(DEFAULT_PATH);
+        named.or_else(|| default.exists().then_some(default))
+    }
+
     /// Reads and validates a file.
     ///
     /// # Errors
     /// Every fault in it; a file that cannot be read is one fault.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let (config, faults) = Self::parse(&read_file(path)?);
-        Faults::none_or(faults).map(|()| config)
+        Self::load_with(path, |_, _| {})
     }
 
-    /// The config file named on the command line, or the default one; with neither, the defaults. The files that it
-    /// names for a gateway must be good as well.
+    /// As [`Config::load`]. The files that it names for a gateway must be good as well.
     ///
     /// # Errors
-    /// As [`Config::load`], with every fault of those files. A file that was named must exist.
-    pub fn load_for_gateway(path: Option<&Path>) -> Result<Self, Faults> {
+    /// As [`Config::load`], with every fault of those files.
+    pub fn load_for_gateway(path: &Path) -> Result<Self, Faults> {
         Self::load_with(path, |config, faults| {
             if let Some(tls) = &config.gateway.tls {
                 tls.check(faults);
@@ -87,18 +100,15 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load_for_gateway`].
-    pub fn load_for_dataserver(path: Option<&Path>) -> Result<Self, Faults> {
+    pub fn load_for_dataserver(path: &Path) -> Result<Self, Faults> {
         Self::load_with(path, |config, faults| config.nsq.check_files(faults))
     }
 
-    fn load_with(path: Option<&Path>, check: impl Fn(&Self, &mut Vec<Fault>)) -> Result<Self, Faults> {
-        let default = Path::new(DEFAULT_PATH);
-        let Some(path) = path.or_else(|| default.exists().then_some(default)) else {
-            return Ok(Self::default());
-        };
-        let (config, mut faults) = Self::parse(&read_file(path)?);
+    fn load_with(path: &Path, check: impl Fn(&Self, &mut Vec<Fault>)) -> Result<Self, Faults> {
+        let yaml = read_file(path)?;
+        let (config, mut faults) = Self::parse(&yaml);
         check(&config, &mut faults);
-        Faults::none_or(faults).map(|()| config)
+        Faults::none_or(faults, &yaml).map(|()| config)
     }
 
     fn parse(yaml: &str) -> (Self, Vec<Fault>) {
@@ -118,6 +128,7 @@ impl Config {
             timeouts: Timeouts::read(file.section("timeouts")),
             limits: Limits::read(file.section("limits")),
             log: Log::read(file.section("log")),
+            reload: Reload::read(file.section("reload")),
         };
         file.finish();
         config
@@ -147,7 +158,7 @@ impl std::str::FromStr for Config {
     /// Reads and validates YAML.
     fn from_str(yaml: &str) -> Result<Self, Faults> {
         let (config, faults) = Self::parse(yaml);
-        Faults::none_or(faults).map(|()| config)
+        Faults::none_or(faults, yaml).map(|()| config)
     }
 }
 

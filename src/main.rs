@@ -44,7 +44,9 @@ fn main() -> ExitCode {
     let config = match (&args.command, &args.config) {
         // The demo needs no file, and must not depend on where it is started.
         (Some(Command::Demo), None) => Ok(Config::default()),
-        (_, path) => Config::load_for_gateway(path.as_deref()),
+        (_, named) => {
+            Config::file(named.as_deref()).map_or_else(|| Ok(Config::default()), Config::load_for_gateway)
+        }
     };
     let file = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
     let config = match config {

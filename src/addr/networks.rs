@@ -1,5 +1,6 @@
 //! Networks of clients, proxies and dataservers.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -42,6 +43,11 @@ impl Networks {
         self.0.is_empty()
     }
 
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Network> {
+        self.0.iter()
+    }
+
     /// Whether this address is in one of them.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -57,6 +63,16 @@ fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback => f.write_str("loopback"),
+            Self::Private => f.write_str("private"),
+            Self::Cidr(net) => net.fmt(f),
+        }
     }
 }
 

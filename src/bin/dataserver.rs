@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use nsq_gateway::addr::Addr;
 use nsq_gateway::cli;
-use nsq_gateway::config::{Config, DEFAULT_PATH, ServerAddr};
+use nsq_gateway::config::{Config, ServerAddr};
 use nsq_gateway::dataserver::{self, Announcement, Announcer, Dataserver, Probe};
 use nsq_gateway::protocol::Protocol;
 use nsq_gateway::telemetry::LogFormat;
@@ -91,9 +91,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn with_config(file: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+fn with_config(named: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let Some(file) = Config::file(named) else { return run(Config::default()) };
     match Config::load_for_dataserver(file) {
         Ok(config) => run(config),
-        Err(faults) => cli::bad_config(file.unwrap_or(Path::new(DEFAULT_PATH)), &faults),
+        Err(faults) => cli::bad_config(file, &faults),
     }
 }

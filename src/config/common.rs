@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
 use crate::addr::{Addr, AddrError};
 
 /// What the Go system's config file holds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Common {
     /// How often a dataserver announces itself. Whole seconds in the file. Default 5.
     pub heart_beat_time: Duration,
@@ -126,6 +127,12 @@ impl fmt::Display for ServerAddr {
     }
 }
 
+impl Serialize for ServerAddr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A TCP endpoint that is connected to: a host name or an IP address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
@@ -181,6 +188,12 @@ impl FromStr for Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use super::lines::line_of;
+
+/// For each the file is read once more.
+const LOCATED: usize = 100;
+
 /// One fault: a key's path and a sentence about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -9,11 +14,13 @@ pub struct Fault {
     pub path: String,
     /// Such as `"abc" is not HOST:PORT`.
     pub message: String,
+    /// Where in the file, counted from 1; `None` if there is no such place, or too many were asked for.
+    pub line: Option<usize>,
 }
 
 impl Fault {
     pub(super) fn new(path: impl Into<String>, message: String) -> Self {
-        Self { path: path.into(), message }
+        Self { path: path.into(), message, line: None }
     }
 }
 
@@ -35,8 +42,15 @@ impl Faults {
         Self(vec![Fault::new(path, message)])
     }
 
-    pub(super) fn none_or(faults: Vec<Fault>) -> Result<(), Self> {
-        if faults.is_empty() { Ok(()) } else { Err(Self(faults)) }
+    /// Those of this file, if there are any.
+    pub(super) fn none_or(mut faults: Vec<Fault>, yaml: &str) -> Result<(), Self> {
+        if faults.is_empty() {
+            return Ok(());
+        }
+        for fault in faults.iter_mut().take(LOCATED) {
+            fault.line = line_of(yaml, &fault.path);
+        }
+        Err(Self(faults))
     }
 
     /// Each of them, in the order of the file's sections.

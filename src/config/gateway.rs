@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use serde::{Serialize, Serializer};
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
@@ -10,11 +11,12 @@ use crate::addr::Networks;
 use crate::protocol::Protocol;
 
 /// Where requests come in, and how they are spread.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gateway {
     /// Where users' requests come in. Default `0.0.0.0:9000`.
     pub listen: SocketAddr,
     /// What encrypts the connections to `listen`. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// Networks of proxies that begin every connection to `listen` with a PROXY protocol header, version 1 or 2, that
     /// says who the client is; nobody else may connect. `true` is every network. Default false.
@@ -70,7 +72,8 @@ fn read_proxy_protocol(section: &mut Reader<'_>) -> Option<Networks> {
 }
 
 /// How a dataserver is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Balance {
     /// Any live one, each as likely as another.
     Random,
@@ -102,9 +105,18 @@ impl FromYaml for Protocol {
     }
 }
 
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Http1 => "http1",
+            Self::H2c => "h2c",
+        })
+    }
+}
+
 /// A request that a dataserver failed before it answered goes to another one if that is safe; when many fail at
 /// once, repeating all of them would only add to the load. What was never sent does not count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RetryBudget {
     /// Of each hundred requests this many may be repeated. Default 20, at most 100.
     pub percent: usize,

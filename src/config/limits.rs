@@ -1,9 +1,11 @@
 //! Section `limits`: how much of anything there may be.
 
+use serde::Serialize;
+
 use super::reader::Reader;
 
 /// How much of anything there may be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Limits {
     /// Bytes of a request's or an answer's head. Default 65536, from 8192 to 1048576.
     pub head_bytes: usize,

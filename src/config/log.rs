@@ -1,11 +1,12 @@
 //! Section `log`: what is written to stderr.
 
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use super::reader::Reader;
 
 /// What is written to stderr.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Log {
     /// Which events are logged, in the language of `RUST_LOG`, which counts instead where it is set. Default `info`.
     pub filter: String,

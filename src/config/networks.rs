@@ -1,5 +1,6 @@
 //! Networks as lists in the file.
 
+use serde::{Serialize, Serializer};
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
@@ -14,5 +15,11 @@ impl FromYaml for Network {
 
     fn from_yaml(value: &Value) -> Option<Self> {
         value.as_str()?.parse().ok()
+    }
+}
+
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(ToString::to_string))
     }
 }

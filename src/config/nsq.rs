@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_yaml::Value;
 
 use super::reader::{FromYaml, Reader};
@@ -11,7 +12,7 @@ use super::{Fault, Faults};
 use crate::key::Key;
 
 /// How heartbeats are read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Nsq {
     /// The channel to read from. Default none: one of this gateway's own, which vanishes with it.
     /// Gateways that share a channel share its heartbeats, so that each sees only a part of them.
@@ -82,13 +83,16 @@ impl Nsq {
 }
 
 /// Whether NSQ runs inside the gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Embedded {
     /// When no nsqd and no nsqlookupd is configured.
+    #[serde(rename = "auto")]
     Auto,
     /// Always.
+    #[serde(rename = "true")]
     On,
     /// Never.
+    #[serde(rename = "false")]
     Off,
 }
 
@@ -106,7 +110,7 @@ impl FromYaml for Embedded {
 }
 
 /// Where the NSQ inside the gateway listens. Whoever can reach these can announce dataservers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct EmbeddedListen {
     /// nsqd's protocol. Default `127.0.0.1:4150`.
     pub tcp: SocketAddr,

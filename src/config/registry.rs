@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::reader::Reader;
 use super::{Fault, networks};
 use crate::addr::Networks;
@@ -13,7 +15,7 @@ use crate::addr::Networks;
 const SNAPSHOT_TTLS: u32 = 6;
 
 /// Who may be in the set, and what keeps a dataserver in it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Registry {
     /// A dataserver silent for longer is not live. Default 10s, from 100ms to 1h.
     pub ttl: Duration,
@@ -40,7 +42,7 @@ pub struct Registry {
 
 /// How the gateway asks a dataserver itself whether it is alive: one that it doubts, and all that are silent while
 /// heartbeats cannot be heard.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Probe {
     /// What an HTTP GET asks for; any 2xx is a yes. Default none: that it accepts a connection is enough.
     pub path: Option<String>,
@@ -56,7 +58,7 @@ pub struct Probe {
 }
 
 /// When a dataserver that fails requests gets none for a while.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ejection {
     /// So many failures in a row, with no answer in between; 0 is never. Default 5, at most a million.
     pub failures: usize,

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::reader::Reader;
 
 const LEAST: Duration = Duration::from_millis(1);
 const MOST: Duration = Duration::from_secs(24 * 3600);
 
 /// How long things may take. Each from 1ms to 24h, if nothing else is said.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Timeouts {
     /// How long the addresses of a dataserver's name are used before they are asked for again. Default 5s.
     pub resolved: Duration,

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::Fault;
 use super::reader::Reader;
 
 /// The certificate and the key of `gateway.listen`, as PEM files.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tls {
     /// The certificate, and after it those between it and a root that clients know.
     pub cert: PathBuf,

@@ -113,9 +113,9 @@ fn check_prints_every_fault_and_ends_with_78() {
     let output = apiserver(&["check", "--config", &file]);
     assert_eq!(output.status.code(), Some(78));
     let expected = format!(
-        "{file}: gateway.listen: \"abc\" is not HOST:PORT\n\
-         {file}: gateway.x: is not a known key\n\
-         {file}: registry.ttl: \"soon\" is not a duration such as 10s or 500ms\n"
+        "{file}:1: gateway.listen: \"abc\" is not HOST:PORT\n\
+         {file}:1: gateway.x: is not a known key\n\
+         {file}:2: registry.ttl: \"soon\" is not a duration such as 10s or 500ms\n"
     );
     assert_eq!(stderr(&output), expected);
 }
@@ -147,7 +147,7 @@ fn the_gateway_does_not_start_with_a_bad_config() {
     let file = write(dir.path(), "gateway: {listen: abc}\n");
     for output in [apiserver(&["--config", &file]), dataserver(&["--config", &file])] {
         assert_eq!(output.status.code(), Some(78));
-        assert_eq!(stderr(&output), format!("{file}: gateway.listen: \"abc\" is not HOST:PORT\n"));
+        assert_eq!(stderr(&output), format!("{file}:1: gateway.listen: \"abc\" is not HOST:PORT\n"));
     }
 }
 

@@ -40,7 +40,7 @@ fn the_config_reference_is_the_defaults() {
 fn the_config_reference_has_every_key() {
     // Every field of the section structs is a key of the same name.
     let reference: serde_yaml::Value = serde_yaml::from_str(&reference()).unwrap();
-    for section in ["common", "gateway", "registry", "nsq", "timeouts", "limits", "log"] {
+    for section in ["common", "gateway", "registry", "nsq", "timeouts", "limits", "log", "reload"] {
         let source = read(format!("src/config/{section}.rs"));
         let fields = source.split_once("pub struct ").unwrap().1.split_once("}\n").unwrap().0;
         for field in fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")) {
