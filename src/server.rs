@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SetOnce};
 use tokio::task::spawn_local;
@@ -88,6 +89,10 @@ pub async fn serve<S>(
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
 {
+    for listener in &listeners {
+        // Connections inherit it, and a call for each is saved. It is only a matter of delay.
+        let _ = SockRef::from(listener).set_tcp_nodelay(true);
+    }
     let drain = Drain::default();
     let connections = TaskTracker::new();
     let (places, drain_time) = (settings.connections.clone(), settings.timeouts.drain);
@@ -96,7 +101,8 @@ where
     let start = |((stream, peer, permit), counted): Placed| {
         let place = (permit, counted);
         let connection = http.clone().connection(stream, peer, service_for.clone(), drain.clone(), place);
-        spawn_local(connections.track_future(connection));
+        // In a box: where it is a task's own, each move of the task on its way in and out copies all of it.
+        spawn_local(connections.track_future(Box::pin(connection)));
     };
     let mut door = Door::new(listeners, places.clone());
     let leave = accept_until(&mut door, &mut spread, leave.wait(), &start).await;

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use slab::Slab;
+
 /// A cheap handle to one worker's wish to end.
 #[derive(Clone, Default)]
 pub(super) struct Drain {
@@ -19,16 +21,15 @@ pub(super) struct Drain {
 #[derive(Default)]
 struct Inner {
     begun: Cell<bool>,
-    next: Cell<u64>,
-    wakers: RefCell<std::collections::HashMap<u64, Waker>>,
+    wakers: RefCell<Slab<Waker>>,
 }
 
 impl Drain {
     /// Tells every connection.
     pub(super) fn begin(&self) {
         self.inner.begun.set(true);
-        for (_, waker) in self.inner.wakers.borrow_mut().drain() {
-            waker.wake();
+        for (_, waker) in self.inner.wakers.borrow().iter() {
+            waker.wake_by_ref();
         }
     }
 
@@ -66,22 +67,18 @@ impl Drain {
 /// A place for the waker of one connection, given up when that ends.
 struct Registration<'a> {
     inner: &'a Inner,
-    id: u64,
-    registered: Cell<bool>,
+    place: Cell<Option<usize>>,
 }
 
 impl<'a> Registration<'a> {
     fn new(drain: &'a Drain) -> Self {
-        let inner = &*drain.inner;
-        let id = inner.next.get();
-        inner.next.set(id + 1);
-        Self { inner, id, registered: Cell::new(false) }
+        Self { inner: &drain.inner, place: Cell::new(None) }
     }
 
     /// A task's waker stays the same for as long as it lives, so that the first one is kept.
     fn is_due(&self, waker: &Waker) -> bool {
-        if !self.registered.replace(true) {
-            self.inner.wakers.borrow_mut().insert(self.id, waker.clone());
+        if self.place.get().is_none() {
+            self.place.set(Some(self.inner.wakers.borrow_mut().insert(waker.clone())));
         }
         self.inner.begun.get()
     }
@@ -89,6 +86,8 @@ impl<'a> Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        self.inner.wakers.borrow_mut().remove(&self.id);
+        if let Some(place) = self.place.get() {
+            self.inner.wakers.borrow_mut().try_remove(place);
+        }
     }
 }

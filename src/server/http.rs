@@ -83,7 +83,6 @@ impl Http {
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let _ = stream.set_nodelay(true); // only a matter of delay
         let timeouts = &self.settings.timeouts;
         let deadline = Instant::now() + timeouts.request_head;
         let mut client = Client { ip: peer.ip(), over_tls: false };
