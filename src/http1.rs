@@ -18,6 +18,7 @@ mod connection;
 mod head;
 mod output;
 mod response;
+mod spare;
 mod transport;
 mod wire;
 
@@ -26,4 +27,5 @@ pub use client::{Answer, Client, Error, Failed};
 pub use connection::{Connection, Ending, HeadTime, serve};
 pub use head::{Limits, Refusal};
 pub use response::Malformed;
+pub use spare::recycle;
 pub use wire::{Io, Scratch};

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::response::Parts;
-use http::{HeaderMap, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 
 use super::head::{Head, content_length, options};
 use super::output::{Framing, write_field};
@@ -52,10 +52,7 @@ pub(super) fn write_head(
     asked: Asked,
     out: &mut Vec<u8>,
 ) -> Result<Written, Contradiction> {
-    let headers = &parts.headers;
-    let framing = framing(parts, length, asked)?;
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-    let keep_alive = asked.keep_alive && framing != Framing::UntilClose && !wants_close(headers);
 
     // We speak 1.1, also to a user of 1.0 (RFC 9110 §2.5).
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -66,13 +63,25 @@ pub(super) fn write_head(
         None => out.extend_from_slice(parts.status.canonical_reason().unwrap_or_default().as_bytes()),
     }
     out.extend_from_slice(b"\r\n");
-    for (name, value) in headers {
-        if name != header::CONNECTION && name != header::TRANSFER_ENCODING {
-            write_field(name.as_str(), value.as_bytes(), out);
+    let (mut said, mut closes, mut has_date) = (None, false, false);
+    for (name, value) in &parts.headers {
+        match *name {
+            header::CONNECTION => closes |= wants_close(value.as_bytes()),
+            header::TRANSFER_ENCODING => {}
+            _ => {
+                match *name {
+                    header::CONTENT_LENGTH => said = said.or(Some(value)),
+                    header::DATE => has_date = true,
+                    _ => {}
+                }
+                write_field(name.as_str(), value.as_bytes(), out);
+            }
         }
     }
+    let framing = framing(parts.status, said, length, asked)?;
+    let keep_alive = asked.keep_alive && framing != Framing::UntilClose && !closes;
     match framing {
-        Framing::Known(length) if !headers.contains_key(header::CONTENT_LENGTH) => {
+        Framing::Known(length) if said.is_none() => {
             // Writing to a Vec does not fail.
             let _ = write!(out, "content-length: {length}\r\n");
         }
@@ -87,7 +96,7 @@ pub(super) fn write_head(
         out.extend_from_slice(b"connection: keep-alive\r\n");
     }
     // Who passes on an answer without a date says when it came (RFC 9110 §6.6.1).
-    if !switches && !headers.contains_key(header::DATE) {
+    if !switches && !has_date {
         write_date(out);
     }
     out.extend_from_slice(b"\r\n");
@@ -99,15 +108,19 @@ pub(super) fn write_head(
 #[error("the answer's Content-Length is not what its body is")]
 pub(super) struct Contradiction;
 
-fn framing(parts: &Parts, length: Option<u64>, asked: Asked) -> Result<Framing, Contradiction> {
-    let status = parts.status;
+fn framing(
+    status: StatusCode,
+    said: Option<&HeaderValue>,
+    length: Option<u64>,
+    asked: Asked,
+) -> Result<Framing, Contradiction> {
     if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Ok(Framing::NoBody);
     }
     if asked.is_head {
         return Ok(Framing::NoBody);
     }
-    let said = match parts.headers.get(header::CONTENT_LENGTH) {
+    let said = match said {
         Some(value) => Some(content_length(value.as_bytes()).ok_or(Contradiction)?),
         None => None,
     };
@@ -119,9 +132,8 @@ fn framing(parts: &Parts, length: Option<u64>, asked: Asked) -> Result<Framing, 
     }
 }
 
-fn wants_close(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(header::CONNECTION).iter();
-    values.any(|value| options(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close")))
+fn wants_close(connection: &[u8]) -> bool {
+    options(connection).any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
 fn write_date(out: &mut Vec<u8>) {

@@ -88,11 +88,13 @@ impl Decoder {
         match self {
             Self::Known(0) => Ok(Part::End),
             Self::Known(_) | Self::UntilClose if bytes.is_empty() => Ok(Part::Incomplete),
-            Self::UntilClose => Ok(Part::Data(bytes.split().freeze())),
+            Self::UntilClose => Ok(Part::Data(std::mem::take(bytes).freeze())),
             Self::Known(left) => {
                 let now = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left = left.saturating_sub(now as u64);
-                Ok(Part::Data(bytes.split_to(now).freeze()))
+                // Most often it is all that is there, which need not be shared.
+                let data = if now == bytes.len() { std::mem::take(bytes) } else { bytes.split_to(now) };
+                Ok(Part::Data(data.freeze()))
             }
             Self::Chunked(chunked) => {
                 let part = chunked.decode(bytes);

@@ -20,7 +20,7 @@ use super::chunked::Part;
 use super::head::{Limits, content_length};
 use super::output::{BadBody, Framing, Output, write_field};
 use super::response::{Head, Malformed, parse};
-use super::wire::{Io, ReadError, Scratch, Wire};
+use super::wire::{Ahead, Io, ReadError, Scratch, Wire};
 use crate::alarm::Alarm;
 
 /// Bytes that most heads of requests have room in.
@@ -70,7 +70,7 @@ impl<IO: Io> Client<IO> {
     /// A connection on which nothing was said yet.
     pub fn new(io: IO, limits: Limits, scratch: Rc<Scratch>) -> Self {
         let shared = Shared {
-            wire: RefCell::new(Wire::new(io, BytesMut::new())),
+            wire: RefCell::new(Wire::new(io, BytesMut::new(), Ahead::Body)),
             limits,
             scratch,
             keep_alive: Cell::new(true),
@@ -98,24 +98,24 @@ impl<IO: Io> Client<IO> {
     }
 
     /// Sends a request and waits for the head of its answer. A body that is not out by then is sent on while the
-    /// answer is read. One that waits for a 100 is sent when that comes, or after `expect_continue`.
+    /// answer is read. One that waits for a 100 is sent when that comes, or after `continue_limit`.
     ///
     /// # Errors
     /// When there is no answer. The request is as it was, but for what was read of its body.
     pub async fn exchange<B>(
         &self,
         request: &mut Request<B>,
-        expect_continue: Duration,
+        continue_limit: Duration,
     ) -> Result<Response<Answer<IO>>, Failed<B::Error>>
     where
         B: Body<Data = Bytes> + Default + Unpin + 'static,
     {
         let shared = &self.shared;
-        let Some(mut output) = write_head(request) else {
+        let Some((mut output, expects_continue)) = write_head(request) else {
             return Err(Failed { error: Error::BodyLength, unsent: None });
         };
         let (mut is_sent, mut parsed, mut interim) = (false, 0, Interim::default());
-        let mut hold = expects_continue(request).then(|| Alarm::new(Instant::now() + expect_continue));
+        let mut hold = expects_continue.then(|| Alarm::new(Instant::now() + continue_limit));
         let head = poll_fn(|cx| {
             if !is_sent {
                 let held = hold.is_some();
@@ -315,22 +315,25 @@ impl<IO: Io> Body for Answer<IO> {
     }
 }
 
-/// Begins a message with the head of a request; its target is in origin form. `None` if its body is not as long as it
-/// says: what the server takes for the rest of it would be the next request.
-fn write_head<B: Body>(request: &Request<B>) -> Option<Output> {
-    let headers = request.headers();
+/// Begins a message with the head of a request; its target is in origin form. Also whether its body waits for a 100.
+/// `None` if the body is not as long as it says: what the server takes for the rest of it would be the next request.
+fn write_head<B: Body>(request: &Request<B>) -> Option<(Output, bool)> {
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     head.extend_from_slice(request.method().as_str().as_bytes());
     head.push(b' ');
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     head.extend_from_slice(target.as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in headers {
-        if name != header::TRANSFER_ENCODING {
-            write_field(name.as_str(), value.as_bytes(), &mut head);
+    let (mut said, mut expects) = (None, false);
+    for (name, value) in request.headers() {
+        match *name {
+            header::TRANSFER_ENCODING => continue,
+            header::CONTENT_LENGTH => said = said.or_else(|| content_length(value.as_bytes())),
+            header::EXPECT => expects |= value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+            _ => {}
         }
+        write_field(name.as_str(), value.as_bytes(), &mut head);
     }
-    let said = headers.get(header::CONTENT_LENGTH).and_then(|value| content_length(value.as_bytes()));
     let framing = match (said, request.body().size_hint().exact()) {
         (Some(said), Some(length)) if said != length => return None,
         (Some(length), _) => Framing::Known(length),
@@ -345,13 +348,8 @@ fn write_head<B: Body>(request: &Request<B>) -> Option<Output> {
         }
     };
     head.extend_from_slice(b"\r\n");
-    Some(Output::new(head, framing, true))
-}
-
-fn expects_continue<B: Body>(request: &Request<B>) -> bool {
-    let expects = request.headers().get(header::EXPECT);
-    expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-        && !request.body().is_end_stream()
+    let expects_continue = expects && !request.body().is_end_stream();
+    Some((Output::new(head, framing, true), expects_continue))
 }
 
 /// Methods whose requests say that they have no body, if they have none (RFC 9110 §8.6).

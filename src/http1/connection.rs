@@ -16,12 +16,13 @@ use super::answer::{Asked, Written, write_head};
 use super::body::{Decoder, Incoming};
 use super::head::{Head, Limits, Refusal, parse};
 use super::output::{Framing, Output};
+use super::spare::recycle;
 use super::transport::Transport;
 use super::wire::{Io, ReadError, Scratch};
 use crate::alarm::Alarm;
 
-/// Bytes that most heads of answers have room in.
-const HEAD_CAPACITY: usize = 512;
+/// Bytes that most heads of answers have room in, with a small body behind them.
+const HEAD_CAPACITY: usize = 1024;
 
 /// How a connection is to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,11 +198,13 @@ async fn exchange<IO: Io, B: Body<Data = Bytes>>(
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     let written = write_head(&parts, body.size_hint().exact(), asked, &mut head);
     let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };
+    let status = parts.status;
+    recycle(parts.headers);
     let mut output = Output::new(head, framing, asked.takes_trailers);
     let mut body = pin!(body);
     let mut broken = false;
     match poll_fn(|cx| poll_write(transport, &mut output, body.as_mut(), &mut broken, cx)).await {
-        Ok(()) if parts.status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
+        Ok(()) if status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
         Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
         Ok(()) => Ended::Answered,
         Err(Stopped::Left) => Ended::Left,
@@ -231,6 +234,7 @@ fn poll_write<IO: Io, B: Body<Data = Bytes>>(
     loop {
         *broken = *broken || output.fill(body.as_mut(), cx).is_err();
         if !output.is_written() {
+            output.join();
             // Also the head of a body that is broken from its first byte: a user who sees nothing at all takes it for
             // a connection that was closed before, and asks again.
             ready!(output.poll_write(&mut transport.state().wire, cx)).map_err(|_| Stopped::Left)?;

@@ -4,9 +4,10 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::request::{Parts, Request};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::body::Length;
+use super::spare;
 
 /// Fields that a head can have without memory for them being asked for.
 pub(super) const FIELDS_ON_STACK: usize = 100;
@@ -160,7 +161,7 @@ fn parse_into<'b>(
     parts.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
 
     let mut says = Says::default();
-    let mut headers = HeaderMap::with_capacity(request.headers.len() + ADDED_FIELDS);
+    let mut headers = spare::headers(request.headers.len() + ADDED_FIELDS);
     for field in request.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Refusal::FieldName)?;
         let value = HeaderValue::from_maybe_shared(slice(field.value)).map_err(|_| Refusal::FieldValue)?;

@@ -155,6 +155,18 @@ impl Output {
         Ok(())
     }
 
+    /// Puts data right behind the head if there is room for it: one piece costs the kernel less than two. Then
+    /// [`take_back`](Self::take_back) does not find it any more.
+    pub(super) fn join(&mut self) {
+        let room = self.front.capacity() - self.front.len();
+        if !self.front.is_empty() && self.data.len() + self.end.len() <= room {
+            self.front.extend_from_slice(&self.data);
+            self.front.extend_from_slice(self.end);
+            self.data = Bytes::new();
+            self.end = &[];
+        }
+    }
+
     /// Writes what was taken in.
     pub(super) fn poll_write<IO: Io>(
         &mut self,

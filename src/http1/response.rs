@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 
 use super::body::Length;
 use super::head::{ADDED_FIELDS, FIELDS_ON_STACK, Limits, content_length, copy_of, options};
+use super::spare;
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,78 +75,107 @@ fn parse_into<'b>(
         let reason = hyper::ext::ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed::Head)?;
         parts.extensions.insert(reason);
     }
-    let mut headers = HeaderMap::with_capacity(response.headers.len() + ADDED_FIELDS);
+    let mut says = Says::default();
+    let mut headers = spare::headers(response.headers.len() + ADDED_FIELDS);
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Head)?;
         let value = copy.slice_ref(copy_of(&copy, bytes, field.value));
-        headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Head)?);
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Head)?;
+        says.hear(&name, &value, &headers)?;
+        headers.append(name, value);
     }
     parts.headers = headers;
-    let body = length(&mut parts, method)?;
-    let keep_alive = body != Length::UntilClose && keeps_alive(&parts);
+    let body = says.length(&mut parts, method)?;
+    let keep_alive =
+        body != Length::UntilClose && !says.close && (parts.version == Version::HTTP_11 || says.keep_alive);
     Ok(Some(Head { parts, body, bytes: parsed, keep_alive }))
 }
 
-/// Where the body ends. Of two fields that say so the one that counts is left.
-fn length(parts: &mut Parts, method: &Method) -> Result<Length, Malformed> {
-    let headers = &mut parts.headers;
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
-        // Another coding hides where the answer ends.
-        (Some(_), _) => return Err(Malformed::Length),
-    };
-    if chunked {
-        // Chunks win over a length (RFC 9112 §6.3); HTTP/1.0 has none.
-        headers.remove(header::CONTENT_LENGTH);
-        if parts.version == Version::HTTP_10 {
-            return Err(Malformed::Length);
-        }
-    }
-    let said = said_length(headers)?;
-    let status = parts.status;
-    if status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
-        || method == Method::HEAD
-    {
-        return Ok(Length::Known(0));
-    }
-    Ok(match said {
-        _ if chunked => Length::Chunked,
-        Some(length) => Length::Known(length),
-        None => Length::UntilClose,
-    })
+/// What the fields say of the message and its connection.
+#[derive(Default)]
+struct Says {
+    content_length: Option<Said>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
 }
 
-/// The one Content-Length; said twice the same, it is said once from here on.
-fn said_length(headers: &mut HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    let length = content_length(first.as_bytes()).ok_or(Malformed::Length)?;
-    let mut others = values.peekable();
-    if others.peek().is_some() {
-        if others.any(|other| other != first) {
-            return Err(Malformed::Length);
-        }
-        let first = first.clone();
-        headers.insert(header::CONTENT_LENGTH, first);
-    }
-    Ok(Some(length))
+/// What Content-Length says.
+#[derive(Clone, Copy)]
+enum Said {
+    Once(u64),
+    /// The same in several fields.
+    Again(u64),
+    /// No number, or several.
+    Nonsense,
 }
 
-fn keeps_alive(parts: &Parts) -> bool {
-    let mut keep_alive = parts.version == Version::HTTP_11;
-    for value in parts.headers.get_all(header::CONNECTION) {
-        for option in options(value.as_bytes()) {
-            if option.eq_ignore_ascii_case(b"close") {
-                return false;
+impl Says {
+    /// Takes in a field that comes after those of `before`.
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue, before: &HeaderMap) -> Result<(), Malformed> {
+        match *name {
+            header::CONTENT_LENGTH => {
+                self.content_length = Some(match (self.content_length, content_length(value.as_bytes())) {
+                    (None, Some(length)) => Said::Once(length),
+                    (Some(_), Some(length)) if before.get(header::CONTENT_LENGTH) == Some(value) => {
+                        Said::Again(length)
+                    }
+                    _ => Said::Nonsense,
+                });
             }
-            keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            header::TRANSFER_ENCODING => {
+                // Another coding hides where the answer ends.
+                if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed::Length);
+                }
+                self.chunked = true;
+            }
+            header::CONNECTION => {
+                for option in options(value.as_bytes()) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            _ => {}
         }
+        Ok(())
     }
-    keep_alive
+
+    /// Where the body ends. Of two fields that say so the one that counts is left.
+    fn length(&self, parts: &mut Parts, method: &Method) -> Result<Length, Malformed> {
+        if self.chunked {
+            // Chunks win over a length (RFC 9112 §6.3); HTTP/1.0 has none.
+            if self.content_length.is_some() {
+                parts.headers.remove(header::CONTENT_LENGTH);
+            }
+            if parts.version == Version::HTTP_10 {
+                return Err(Malformed::Length);
+            }
+        }
+        let said = match self.content_length.filter(|_| !self.chunked) {
+            None => None,
+            Some(Said::Once(length)) => Some(length),
+            Some(Said::Again(length)) => {
+                // From here on it is said once.
+                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+                Some(length)
+            }
+            Some(Said::Nonsense) => return Err(Malformed::Length),
+        };
+        let status = parts.status;
+        if status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+            || method == Method::HEAD
+        {
+            return Ok(Length::Known(0));
+        }
+        Ok(match said {
+            _ if self.chunked => Length::Chunked,
+            Some(length) => Length::Known(length),
+            None => Length::UntilClose,
+        })
+    }
 }
 
 #[cfg(test)]

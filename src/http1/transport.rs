@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::body::{BodyError, Decoder, OnUpgrade, Source, Upgraded};
 use super::chunked::Part;
-use super::wire::{Io, ReadError, Scratch, Wire};
+use super::wire::{Ahead, Io, ReadError, Scratch, Wire};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -35,7 +35,12 @@ pub(super) struct State<IO> {
 
 impl<IO: Io> Transport<IO> {
     pub(super) fn new(io: IO, read: BytesMut, scratch: Rc<Scratch>) -> Self {
-        let state = State { wire: Wire::new(io, read), continue_left: &[], server: None, upgrade: None };
+        let state = State {
+            wire: Wire::new(io, read, Ahead::Little),
+            continue_left: &[],
+            server: None,
+            upgrade: None,
+        };
         Self { scratch, state: RefCell::new(state), closing: Cell::new(None) }
     }
 

@@ -1,12 +1,12 @@
 //! A socket, what was read from it and not yet taken, and the body that comes in on it.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use super::body::{BodyError, Decoder};
@@ -17,23 +17,43 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
 
-/// Bytes that are read at once where a head is expected.
+/// Bytes that are read at once where a user's head is expected.
 const HEAD_READ: usize = 16 * 1024;
+
+/// The most bytes that are copied out of the memory that they were read to. More stay where they are.
+const COPIED: usize = 4 * 1024;
 
 /// The memory that all connections of a thread read into. What is read is taken out at once, so that a
 /// connection that waits needs none of its own.
 pub struct Scratch {
-    head: RefCell<Box<[u8]>>,
-    body: RefCell<BytesMut>,
-    body_read: usize,
+    bytes: RefCell<BytesMut>,
+    size: usize,
 }
 
 impl Scratch {
     /// Reads so many bytes of a body at once; a connection whose other side is slow holds on to as many.
-    pub fn new(body_read: usize) -> Self {
-        let head = RefCell::new(vec![0; HEAD_READ].into_boxed_slice());
-        Self { head, body: RefCell::default(), body_read }
+    pub fn new(size: usize) -> Self {
+        Self { bytes: RefCell::default(), size: size.max(HEAD_READ) }
     }
+
+    /// Memory with nothing in it and with room for at least half of what is read at once.
+    fn room(&self) -> RefMut<'_, BytesMut> {
+        let mut bytes = self.bytes.borrow_mut();
+        bytes.clear();
+        if bytes.capacity() < self.size / 2 {
+            bytes.reserve(self.size); // the same memory again, once nobody holds a part of it
+        }
+        bytes
+    }
+}
+
+/// What is read with a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// As much of the body as there is, and it stays where it was read to.
+    Body,
+    /// Little, and it is copied out: a user who leaves it there must not hold on to memory that all read into.
+    Little,
 }
 
 /// Why a head cannot be read.
@@ -52,11 +72,12 @@ pub(super) struct Wire<IO> {
     pub(super) unread: BytesMut,
     /// Of the message that was read last.
     pub(super) body: Decoder,
+    ahead: Ahead,
 }
 
 impl<IO: Io> Wire<IO> {
-    pub(super) fn new(io: IO, unread: BytesMut) -> Self {
-        Self { io: Some(io), unread, body: Decoder::Known(0) }
+    pub(super) fn new(io: IO, unread: BytesMut, ahead: Ahead) -> Self {
+        Self { io: Some(io), unread, body: Decoder::Known(0), ahead }
     }
 
     pub(super) fn poll_io<T>(
@@ -122,13 +143,27 @@ impl<IO: Io> Wire<IO> {
         cx: &mut Context<'_>,
         take: impl FnOnce(&[u8]) -> usize,
     ) -> Poll<io::Result<usize>> {
-        let mut scratch = scratch.head.borrow_mut();
-        let mut buf = ReadBuf::new(&mut scratch);
-        ready!(self.poll_io(|io| io.poll_read(cx, &mut buf)))?;
-        let bytes = buf.filled();
-        let taken = if self.unread.is_empty() && !bytes.is_empty() { take(bytes) } else { 0 };
-        self.unread.extend_from_slice(bytes.get(taken..).unwrap_or_default());
-        Poll::Ready(Ok(bytes.len()))
+        let mut bytes = scratch.room();
+        let ahead = self.ahead;
+        let read = match ahead {
+            Ahead::Body => self.poll_io(|io| poll_read_buf(io, cx, &mut *bytes)),
+            Ahead::Little => self.poll_io(|io| poll_read_buf(io, cx, &mut (&mut *bytes).limit(HEAD_READ))),
+        };
+        let read = ready!(read)?;
+        if !self.unread.is_empty() {
+            self.unread.extend_from_slice(&bytes);
+            return Poll::Ready(Ok(read));
+        }
+        let taken = if read == 0 { 0 } else { take(&bytes) };
+        let rest = bytes.get(taken..).unwrap_or_default();
+        if ahead == Ahead::Body && rest.len() > COPIED {
+            let mut whole = bytes.split();
+            whole.advance(taken);
+            self.unread = whole;
+        } else if !rest.is_empty() {
+            self.unread.extend_from_slice(rest);
+        }
+        Poll::Ready(Ok(read))
     }
 
     /// Whether a head has begun to come. Some programs end a body with a line end too many (RFC 9112 §2.2); a few are
@@ -159,10 +194,7 @@ impl<IO: Io> Wire<IO> {
         scratch: &Scratch,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let mut bytes = scratch.body.borrow_mut();
-        if bytes.capacity() < scratch.body_read / 2 {
-            bytes.reserve(scratch.body_read); // the same memory again, once nobody holds a part of it
-        }
+        let mut bytes = scratch.room();
         let read = ready!(self.poll_io(|io| poll_read_buf(io, cx, &mut *bytes)))?;
         let read_bytes = bytes.split();
         if self.unread.is_empty() {

@@ -58,6 +58,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
             }
             Ok(response) => {
                 upstream.answered(response.status().as_u16());
+                http1::recycle(std::mem::take(request.headers_mut()));
                 lease.hold(connection);
                 return Ok(response.map(|body| {
                     Body::from_upstream(UpstreamBody::new(Stream::Answer(body), timeouts.idle_body, lease))

@@ -7,30 +7,67 @@ use super::origin::{is_about_origin, origin_fields};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Whether a field is for one connection only, by its name alone.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    name == header::CONNECTION
-        || name == header::TRANSFER_ENCODING
-        || name == header::UPGRADE
-        || name == header::TE
-        || name == KEEP_ALIVE
-        || name == PROXY_CONNECTION
-        || name == header::PROXY_AUTHENTICATE
-        || name == header::PROXY_AUTHORIZATION
+/// The fields that are for one connection only, by their names alone.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+];
+
+/// Where in [`HOP_BY_HOP`] a name stands. A `match`, since every field of every message is asked.
+fn place(name: &HeaderName) -> Option<usize> {
+    match *name {
+        header::CONNECTION => Some(0),
+        header::TRANSFER_ENCODING => Some(1),
+        header::UPGRADE => Some(2),
+        header::TE => Some(3),
+        header::PROXY_AUTHENTICATE => Some(4),
+        header::PROXY_AUTHORIZATION => Some(5),
+        _ if *name == KEEP_ALIVE => Some(6),
+        _ if *name == PROXY_CONNECTION => Some(7),
+        _ => None,
+    }
+}
+
+/// Which of [`HOP_BY_HOP`] a head has. Most have none or only a `Connection: keep-alive`: one walk finds that out.
+struct HopByHop([bool; HOP_BY_HOP.len()]);
+
+impl HopByHop {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut found = [false; HOP_BY_HOP.len()];
+        for name in headers.keys() {
+            if let Some(found) = place(name).and_then(|place| found.get_mut(place)) {
+                *found = true;
+            }
+        }
+        Self(found)
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        place(name).and_then(|place| self.0.get(place)).is_some_and(|found| *found)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static HeaderName> {
+        HOP_BY_HOP.iter().zip(self.0).filter_map(|(name, found)| found.then_some(name))
+    }
 }
 
 /// Removes what is for one connection only, by name or because a `Connection` field names it. Returns whether
 /// `TE: trailers` was among it.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
-    // Most heads have none or only a `Connection: keep-alive`: one walk finds that out.
-    let found: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    let wants_trailers = found.contains(&header::TE) && lists(headers, &header::TE, b"trailers");
-    if found.contains(&header::CONNECTION) {
+    let found = HopByHop::of(headers);
+    let wants_trailers = found.has(&header::TE) && lists(headers, &header::TE, b"trailers");
+    if found.has(&header::CONNECTION) {
         for name in named_by_connection(headers) {
             headers.remove(name);
         }
     }
-    for name in found {
+    for name in found.names() {
         headers.remove(name);
     }
     wants_trailers
@@ -149,6 +186,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_field_for_one_connection_is_known_by_its_place() {
+        for (index, name) in HOP_BY_HOP.iter().enumerate() {
+            assert_eq!(place(name), Some(index), "{name}");
+        }
+        assert_eq!(place(&header::HOST), None);
+    }
+
     proptest! {
         #[test]
         fn no_hop_by_hop_field_survives(fields in proptest::collection::vec(
@@ -160,7 +205,7 @@ mod tests {
             let named = named_by_connection(&before);
             let mut after = before;
             remove_hop_by_hop(&mut after);
-            prop_assert!(after.keys().all(|name| !is_hop_by_hop(name) && !named.contains(name)));
+            prop_assert!(after.keys().all(|name| !HOP_BY_HOP.contains(name) && !named.contains(name)));
         }
     }
 }
