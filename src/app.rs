@@ -21,6 +21,7 @@ use crate::nsq::{self, Intake, Signed, Subscriber};
 use crate::proxy;
 use crate::registry::{Ejection, Reason, Registry, Settings};
 use crate::server::{self, Leave};
+use crate::telemetry::Log;
 use crate::tls::Identity;
 
 pub use demo::demo;
@@ -88,11 +89,12 @@ impl App {
     ///
     /// # Errors
     /// When a part of the gateway cannot be built, or a worker ends that should not.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+    pub async fn run(self, stop: CancellationToken, log: Log) -> Result<(), StartError> {
         let Self { config, listeners, admin_listener, embedded, listen, tls } = self;
         let registry = Registry::new(registry_settings(&config.registry));
         let metrics = Metrics::new(listeners.len(), &nsq::RESULTS, &Reason::ALL.map(Reason::label))
             .map_err(anyhow::Error::new)?;
+        metrics.count_lost_lines("events", log.lost());
         let admin = Admin::new(registry.clone(), metrics.clone(), &config);
         let admin_addr = admin_listener.as_ref().map(|listener| local_addr([listener])).transpose()?;
         let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);

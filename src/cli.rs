@@ -4,13 +4,15 @@ use std::fmt::Display;
 use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Faults, Log};
+use crate::config::{self, Faults};
 use crate::shutdown::Signals;
-use crate::telemetry::{self, LogFilter, LogFormat};
+use crate::telemetry::{self, Log, LogFormat};
 
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
@@ -41,41 +43,55 @@ pub fn bad_config(file: &Path, faults: &Faults) -> ExitCode {
     ExitCode::from(BAD_CONFIG)
 }
 
-/// Starts logging and a control runtime, runs until a signal or an error, and says how it ended. A second signal ends
-/// the process at once.
+/// Starts logging and a control runtime, runs `main` until a signal or an error, and says how it ended. A second signal
+/// ends the process at once.
 pub fn run<F, E>(
     log_format: LogFormat,
-    log: &Log,
-    main: impl FnOnce(CancellationToken, LogFilter) -> F,
+    log: &config::Log,
+    main: impl FnOnce(CancellationToken, Log) -> F,
 ) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
     E: Display,
 {
-    let started = telemetry::init(log_format, &log.filter).and_then(|filter| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()?;
-        Ok((filter, runtime))
-    });
-    let (filter, runtime) = match started {
-        Ok(started) => started,
-        Err(error) => return failed(&error),
+    let flush_timeout = log.flush_timeout;
+    let log = match start_logging(log_format, log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
     };
-    let stop = CancellationToken::new();
-    let ended = runtime.block_on(async {
-        let signalled = tokio::spawn(stop_when_signalled(stop.clone()));
-        let ended = main(stop, filter).await;
-        signalled.abort();
-        ended
-    });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
+    let failed = |error: &dyn Display| {
+        log.say(&format!("error: {error:#}\n"));
+        ExitCode::FAILURE
+    };
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let code = match builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build() {
+        Ok(runtime) => {
+            let stop = CancellationToken::new();
+            let ended = runtime.block_on(async {
+                let signalled = tokio::spawn(stop_when_signalled(stop.clone(), log.clone(), flush_timeout));
+                let ended = main(stop, log.clone()).await;
+                signalled.abort();
+                ended
+            });
+            ended.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+        }
         Err(error) => failed(&error),
-    }
+    };
+    log.flush(flush_timeout);
+    code
+}
+
+fn start_logging(format: LogFormat, config: &config::Log) -> anyhow::Result<Log> {
+    let (log, writer) = telemetry::init(format, config)?;
+    thread::Builder::new().name("log".to_owned()).spawn(|| telemetry::write(writer))?;
+    Ok(log)
 }
 
 /// The first signal asks for an orderly end, and a second one for any.
-async fn stop_when_signalled(stop: CancellationToken) {
+async fn stop_when_signalled(stop: CancellationToken, log: Log, flush_timeout: Duration) {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -88,10 +104,6 @@ async fn stop_when_signalled(stop: CancellationToken) {
     stop.cancel();
     let signal = signals.next().await;
     tracing::warn!(signal, "told to stop again: what is under way is cut off");
+    log.flush(flush_timeout);
     std::process::exit(CUT_OFF);
-}
-
-fn failed(error: &impl Display) -> ExitCode {
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
 }

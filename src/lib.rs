@@ -18,7 +18,7 @@
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
-//! | [`addr`], [`alarm`], [`fetch`], [`key`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, a key that two sides share, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
+//! | [`addr`], [`alarm`], [`fetch`], [`key`], [`lines`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, a key that two sides share, lines on their way to a log, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -29,7 +29,7 @@
 //! Each is kept by a test that reads these sources:
 //! - a room imports only what stands beside it above; `nsq` and `proxy` never see each other;
 //! - [`registry`] does no I/O and spawns nothing;
-//! - only [`app`] makes threads;
+//! - only [`app`] makes threads, but for the one of the log;
 //! - only [`nsq`] names tokio-nsq, and only [`metrics`] the metrics crates.
 
 pub mod addr;
@@ -44,6 +44,7 @@ pub mod fetch;
 pub mod heartbeat;
 pub mod http1;
 pub mod key;
+pub mod lines;
 pub mod liveness;
 pub mod metrics;
 pub mod nsq;

@@ -67,11 +67,13 @@ fn main() -> ExitCode {
         }
         Some(Command::Demo) => {
             let log = config.log.clone();
-            cli::run(args.log_format, &log, |stop, _| app::demo(config, stop))
+            cli::run(args.log_format, &log, |stop, log| app::demo(config, stop, log))
         }
         None => {
             let log = config.log.clone();
-            cli::run(args.log_format, &log, |stop, _| async { App::bind(config).await?.run(stop).await })
+            cli::run(args.log_format, &log, |stop, log| async {
+                App::bind(config).await?.run(stop, log).await
+            })
         }
     }
 }

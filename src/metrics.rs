@@ -17,6 +17,8 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 use metrics_util::MetricKindMask;
 use tokio::time::Instant;
 
+use crate::lines::Lost;
+
 pub use nsqd::{NsqdLink, NsqdStatus};
 pub use observed::{Durations, Observed};
 pub use worker::{Protocol, Refused, Retry, Worker};
@@ -71,6 +73,7 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
     (WORKER_CONNECTIONS, Kind::Gauge, "Open connections from users, by worker."),
     (CONNECTIONS_REFUSED, Kind::Counter, "Connections from users that ended before any HTTP, by reason."),
     (TLS_RELOADS, Kind::Counter, "Changes of the certificate's files that were seen, by result."),
+    (LOG_LINES_LOST, Kind::Counter, "Log lines that could not be written, or not in time, by log."),
 ];
 
 const HEARTBEATS: &str = "gateway_heartbeats_total";
@@ -96,6 +99,7 @@ const CONNECTIONS: &str = "gateway_connections";
 const WORKER_CONNECTIONS: &str = "gateway_worker_connections";
 const CONNECTIONS_REFUSED: &str = "gateway_connections_refused_total";
 const TLS_RELOADS: &str = "gateway_tls_reloads_total";
+const LOG_LINES_LOST: &str = "gateway_log_lines_lost_total";
 
 enum Kind {
     Counter,
@@ -123,6 +127,7 @@ struct Inner {
     paused_millis: AtomicU64,
     snapshot_writes: Counts,
     snapshot: Mutex<Snapshot>,
+    lost_lines: Mutex<Vec<(&'static str, Lost)>>,
     nsqds: nsqd::Nsqds,
     first_connected: OnceLock<Instant>,
     workers: Vec<Arc<Worker>>,
@@ -183,6 +188,7 @@ impl Metrics {
             paused_millis: AtomicU64::new(0),
             snapshot_writes: Counts::new(SNAPSHOT_WRITES, "result", &["written", "failed"]),
             snapshot: Mutex::default(),
+            lost_lines: Mutex::default(),
             nsqds: nsqd::Nsqds::default(),
             first_connected: OnceLock::new(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
@@ -259,6 +265,11 @@ impl Metrics {
         self.inner.tls_reloads.add(if used { "used" } else { "refused" });
     }
 
+    /// From now on the lost lines of this log are shown.
+    pub fn count_lost_lines(&self, log: &'static str, lost: Lost) {
+        self.inner.lost_lines.lock().unwrap_or_else(PoisonError::into_inner).push((log, lost));
+    }
+
     /// The counts that a worker, and no one else, writes to.
     pub fn worker(&self, worker: usize) -> Option<Arc<Worker>> {
         self.inner.workers.get(worker).cloned()
@@ -305,6 +316,9 @@ impl Metrics {
         inner.snapshot_writes.publish(inner);
         inner.count(EJECTIONS, &[], inner.ejections.load(Ordering::Relaxed));
         inner.count(PAUSED, &[], inner.paused_millis.load(Ordering::Relaxed) / 1000);
+        for (log, lost) in &*inner.lost_lines.lock().unwrap_or_else(PoisonError::into_inner) {
+            inner.count(LOG_LINES_LOST, &[("log", (*log).into())], lost.count());
+        }
         inner.count(JOINS, &[], inner.joins.load(Ordering::Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
         inner.gauge(LAST_HEARTBEAT, &[], inner.last_heartbeat_millis.load(Ordering::Relaxed) as f64 / 1e3);

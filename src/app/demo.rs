@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{App, StartError};
 use crate::config::{Config, Embedded};
 use crate::dataserver::{self, Dataserver};
+use crate::telemetry::Log;
 
 /// How many sample dataservers there are.
 const DATASERVERS: u16 = 3;
@@ -16,7 +17,7 @@ const DATASERVERS: u16 = 3;
 ///
 /// # Errors
 /// When a port is taken, or as [`App::run`].
-pub async fn demo(mut config: Config, stop: CancellationToken) -> Result<(), StartError> {
+pub async fn demo(mut config: Config, stop: CancellationToken, log: Log) -> Result<(), StartError> {
     config.nsq.embedded = Embedded::On;
     config.common.nsqd.clear();
     config.common.nsqlookupd.clear();
@@ -45,7 +46,7 @@ pub async fn demo(mut config: Config, stop: CancellationToken) -> Result<(), Sta
         );
     }
     // They end with the gateway: whom they would say goodbye to has then ended as well.
-    app.run(stop).await
+    app.run(stop, log).await
 }
 
 fn what_to_try(listen: SocketAddr, dataservers: &[Dataserver], nsq_http: &SocketAddr, topic: &str) -> String {

@@ -298,7 +298,15 @@ pub const ROWS: &[Row] = &[
             test("http_41_rapid_reset_one_by_one"),
         ],
     ),
-    row(33, "whoever reads the log stops", "requests go on", &[]),
+    row(
+        33,
+        "whoever reads the log stops",
+        "requests go on",
+        &[
+            test("faults_33_whoever_reads_the_log_stops_and_requests_go_on"),
+            test("a_log_on_a_full_disk_and_no_log_at_all_cost_no_request"),
+        ],
+    ),
     row(
         34,
         "two gateways, one NSQ",

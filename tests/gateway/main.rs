@@ -17,6 +17,7 @@ mod dashboards;
 mod demo;
 mod docs;
 mod goodbye;
+mod logs;
 mod proxy;
 mod restart;
 mod rooms;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     trials.extend(cli::trials());
     trials.extend(admin::trials());
     trials.extend(dashboards::trials());
+    trials.extend(logs::trials());
     trials.extend(proxy::trials());
     trials.extend(demo::trials());
     trials.extend(cluster::trials());
