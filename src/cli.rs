@@ -1,7 +1,10 @@
 //! What both binaries do on the command line: read it, start, stop on a signal, end with the right code.
 
+mod packaging;
+
 use std::fmt::Display;
 use std::future::Future;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -9,6 +12,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
+
+pub use packaging::Packaging;
 
 use crate::config::{self, Faults};
 use crate::shutdown::Signals;
@@ -57,10 +62,7 @@ where
     let flush_timeout = log.flush_timeout;
     let log = match start_logging(log_format, log) {
         Ok(log) => log,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error),
     };
     let failed = |error: &dyn Display| {
         log.say(&format!("error: {error:#}\n"));
@@ -106,4 +108,24 @@ async fn stop_when_signalled(stop: CancellationToken, log: Log, flush_timeout: D
     tracing::warn!(signal, "told to stop again: what is under way is cut off");
     log.flush(flush_timeout);
     std::process::exit(CUT_OFF);
+}
+
+/// Waits for the answer to one question and prints it.
+pub fn answer<E: Display>(question: impl Future<Output = Result<String, E>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(question) {
+        Ok(answer) => {
+            let _ = writeln!(io::stdout(), "{answer}"); // a closed terminal changes nothing
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &impl Display) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }

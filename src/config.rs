@@ -104,6 +104,20 @@ impl Config {
         Self::load_with(path, |config, faults| config.nsq.check_files(faults))
     }
 
+    /// Where the gateway with this config file listens, for whoever asks how it is. Faults of other keys do not matter:
+    /// a gateway that runs goes on with the config that it has.
+    ///
+    /// # Errors
+    /// As [`Config::load`], with the faults of these keys and of the file as a whole.
+    pub fn load_listeners(path: &Path) -> Result<Gateway, Faults> {
+        const KEYS: [&str; 4] =
+            ["gateway.listen", "gateway.admin_listen", "gateway.tls", "gateway.proxy_protocol"];
+        let yaml = read_file(path)?;
+        let (config, mut faults) = Self::parse(&yaml);
+        faults.retain(|fault| fault.path.is_empty() || KEYS.iter().any(|key| fault.path.starts_with(key)));
+        Faults::none_or(faults, &yaml).map(|()| config.gateway)
+    }
+
     fn load_with(path: &Path, check: impl Fn(&Self, &mut Vec<Fault>)) -> Result<Self, Faults> {
         let yaml = read_file(path)?;
         let (config, mut faults) = Self::parse(&yaml);

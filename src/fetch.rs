@@ -7,6 +7,7 @@ use http::{Request, Response, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -41,6 +42,15 @@ pub async fn get(endpoint: &str, path: &str, within: Duration) -> Result<Respons
 
 async fn exchange(endpoint: &str, path: &str) -> Result<Response<Bytes>, FetchError> {
     let stream = TcpStream::connect(endpoint).await.map_err(FetchError::Connect)?;
+    get_on(stream, endpoint, path).await
+}
+
+/// As [`get`], on a connection that there is, and for as long as it takes.
+pub async fn get_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    endpoint: &str,
+    path: &str,
+) -> Result<Response<Bytes>, FetchError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let request = Request::get(path)

@@ -5,7 +5,7 @@
 //!
 //! | room | holds | imports |
 //! |---|---|---|
-//! | `main`, `bin/dataserver`, [`cli`] | command line, exit codes | [`app`] or [`dataserver`], [`config`], [`telemetry`] |
+//! | `main`, `bin/dataserver`, [`cli`] | command line, exit codes | [`app`] or [`dataserver`], [`health`], [`config`], [`telemetry`] |
 //! | [`app`] | builds, spawns, supervises, drains; the only place that sees everything | all below |
 //! | [`nsq`] | which nsqds there are, a supervised link to each, the publisher | [`heartbeat`], [`registry`], [`metrics`], [`config`] |
 //! | [`heartbeat`] | the wire format, pure | |
@@ -14,6 +14,7 @@
 //! | [`server`] | workers' listeners, connections and their limits, graceful close | [`proxy`], [`config`], [`metrics`] |
 //! | [`proxy`] | the way of a request, as a stack of layers | [`registry`], [`metrics`], [`config`] |
 //! | [`admin`] | what an operator asks | [`registry`], [`metrics`], [`config`] |
+//! | [`health`] | how a running gateway is, asked from its own machine | [`config`] |
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
@@ -41,6 +42,7 @@ pub mod config;
 pub mod dataserver;
 pub mod embedded_nsq;
 pub mod fetch;
+pub mod health;
 pub mod heartbeat;
 pub mod http1;
 pub mod key;

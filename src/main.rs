@@ -4,11 +4,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use nsq_gateway::addr::Addr;
 use nsq_gateway::app::{self, App};
 use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH};
+use nsq_gateway::health::Listener;
 use nsq_gateway::telemetry::LogFormat;
 
 #[global_allocator]
@@ -16,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// An HTTP gateway that always knows which dataservers are alive.
 #[derive(Parser)]
-#[command(name = "apiserver", version, about)]
+#[command(name = "apiserver", version)]
 struct Args {
     /// The config file; conf/config.yaml if there is one, else the defaults
     #[arg(long, value_name = "FILE", global = true)]
@@ -34,6 +37,23 @@ enum Command {
     Demo,
     /// Read and validate the config file, and print every fault; if there is none, what the timings mean
     Check,
+    /// Ask the gateway that runs with this config file on this machine how it is: code 0 is well, 1 is not
+    Health(Health),
+    #[command(flatten)]
+    Packaging(cli::Packaging),
+}
+
+#[derive(clap::Args)]
+struct Health {
+    /// Ask whether it may be sent traffic (/readyz), not only whether it runs (/healthz)
+    #[arg(long)]
+    ready: bool,
+    /// Ask there, over HTTP in the clear, whatever the config file says
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<Addr>,
+    /// How long the answer may take
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
 }
 
 fn main() -> ExitCode {
@@ -41,39 +61,60 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    let config = match (&args.command, &args.config) {
-        // The demo needs no file, and must not depend on where it is started.
-        (Some(Command::Demo), None) => Ok(Config::default()),
-        (_, named) => {
-            Config::file(named.as_deref()).map_or_else(|| Ok(Config::default()), Config::load_for_gateway)
-        }
-    };
-    let file = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-    let config = match config {
-        Ok(config) => config,
-        Err(faults) => return cli::bad_config(file, &faults),
-    };
+    let (named, log_format) = (args.config.as_deref(), args.log_format);
     match args.command {
-        Some(Command::Check) => {
-            let what = if file.exists() { "ok" } else { "there is no such file, and the defaults are ok" };
-            println!("{}: {what}", file.display());
-            for consequence in config.consequences() {
-                println!("- {consequence}");
-            }
-            for warning in config.warnings() {
-                eprintln!("{}: warning: {warning}", file.display());
-            }
-            ExitCode::SUCCESS
-        }
-        Some(Command::Demo) => {
-            let log = config.log.clone();
-            cli::run(args.log_format, &log, |stop, log| app::demo(config, stop, log))
-        }
-        None => {
-            let log = config.log.clone();
-            cli::run(args.log_format, &log, |stop, log| async {
-                App::bind(config).await?.run(stop, log).await
-            })
-        }
+        Some(Command::Packaging(what)) => what.print::<Args>(),
+        Some(Command::Health(question)) => question.ask(named),
+        Some(Command::Check) => with_config(named, |config| check(named, &config)),
+        // It needs no file, and must not depend on where it is started.
+        Some(Command::Demo) if named.is_none() => demo(Config::default(), log_format),
+        Some(Command::Demo) => with_config(named, |config| demo(config, log_format)),
+        None => with_config(named, |config| run(config, log_format)),
+    }
+}
+
+fn with_config(named: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let Some(file) = Config::file(named) else { return run(Config::default()) };
+    match Config::load_for_gateway(file) {
+        Ok(config) => run(config),
+        Err(faults) => cli::bad_config(file, &faults),
+    }
+}
+
+fn run(config: Config, log_format: LogFormat) -> ExitCode {
+    let log = config.log.clone();
+    cli::run(log_format, &log, |stop, log| async { App::bind(config).await?.run(stop, log).await })
+}
+
+fn demo(config: Config, log_format: LogFormat) -> ExitCode {
+    let log = config.log.clone();
+    cli::run(log_format, &log, |stop, log| app::demo(config, stop, log))
+}
+
+fn check(named: Option<&Path>, config: &Config) -> ExitCode {
+    let file = named.unwrap_or(Path::new(DEFAULT_PATH));
+    let what = if file.exists() { "ok" } else { "there is no such file, and the defaults are ok" };
+    println!("{}: {what}", file.display());
+    for consequence in config.consequences() {
+        println!("- {consequence}");
+    }
+    for warning in config.warnings() {
+        eprintln!("{}: warning: {warning}", file.display());
+    }
+    ExitCode::SUCCESS
+}
+
+impl Health {
+    fn ask(self, named: Option<&Path>) -> ExitCode {
+        let path = if self.ready { "/readyz" } else { "/healthz" };
+        let listener = match (&self.addr, Config::file(named)) {
+            (Some(addr), _) => Listener::at(addr),
+            (None, None) => Listener::of(&Config::default().gateway),
+            (None, Some(file)) => match Config::load_listeners(file) {
+                Ok(gateway) => Listener::of(&gateway),
+                Err(faults) => return cli::bad_config(file, &faults),
+            },
+        };
+        cli::answer(listener.ask(path, self.timeout))
     }
 }

@@ -3,6 +3,7 @@
 //! Versions, ciphers and key exchanges are rustls' own choice. Sessions are resumed with tickets, so that nothing is
 //! kept for a client that has gone.
 
+mod client;
 mod files;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use arc_swap::ArcSwap;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+pub use client::connect_to_anybody;
 pub use files::{Fault, File};
 
 use files::{Files, Seen};

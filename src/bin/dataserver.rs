@@ -16,7 +16,7 @@ use nsq_gateway::telemetry::LogFormat;
 
 /// The sample dataserver: serves HTTP and announces itself over NSQ.
 #[derive(Parser)]
-#[command(name = "dataserver", version, about, args_conflicts_with_subcommands = true)]
+#[command(name = "dataserver", version, args_conflicts_with_subcommands = true)]
 struct Args {
     /// The config file; conf/config.yaml if there is one, else the defaults
     #[arg(long, value_name = "FILE")]
@@ -36,6 +36,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Packaging(cli::Packaging),
     /// Announce a service that exists already
     Announce {
         /// What to announce
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match args.command {
+        Some(Command::Packaging(what)) => what.print::<Args>(),
         Some(Command::Announce { addr, proto, probe, plain, config, log_format }) => {
             with_config(config.as_deref(), |config| {
                 let log = config.log.clone();

@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
 
 /// Room by room, what it may import. Leaves that anyone may use are in `LEAVES`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("main", &["app", "cli", "config", "telemetry"]),
+    ("main", &["app", "cli", "config", "health", "telemetry"]),
     ("bin", &["cli", "config", "dataserver", "telemetry"]),
     (
         "app",
@@ -45,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["registry", "metrics", "config"]),
     ("liveness", &["registry", "metrics", "config"]),
     ("registry", &[]),
+    ("health", &["config"]),
     ("heartbeat", &[]),
     ("nsq", &["heartbeat", "registry", "metrics", "config"]),
     ("embedded_nsq", &[]),
