@@ -17,7 +17,9 @@ mod dashboards;
 mod demo;
 mod docs;
 mod goodbye;
+mod health;
 mod logs;
+mod packaging;
 mod proxy;
 mod restart;
 mod rooms;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
     trials.extend(demo::trials());
     trials.extend(cluster::trials());
     trials.extend(goodbye::trials());
+    trials.extend(health::trials());
+    trials.extend(packaging::trials());
     trials.extend(signed::trials());
     trials.extend(restart::trials());
     trials.extend(clients::trials());

@@ -25,12 +25,35 @@ pub static PYTHON: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     let python = dir.join("bin/python");
     let requirements = source("tests/clients/python/requirements.txt");
     if run(Command::new(&python).args(["-c", "import nsq, grpc"])).is_err() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
-        let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        run(Command::new(&python).args(quiet).arg(requirements))?;
+        python_with(&dir, &requirements)?;
     }
     Ok(python)
 });
+
+/// What looks over a Dockerfile and Kubernetes manifests: a folder with `hadolint` and `kubernetes-validate`.
+pub static LINTERS: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+    let dir = tools_dir("linters");
+    let programs = dir.join("bin");
+    if !programs.join("kubernetes-validate").is_file() || !programs.join("hadolint").is_file() {
+        python_with(&dir, &source("tests/packaging/requirements.txt"))?;
+    }
+    Ok(programs)
+});
+
+/// A program that reads compose files as Docker Compose does, built from `tests/packaging`.
+pub static COMPOSE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+    let program = tools_dir("packaging").join("compose");
+    run(Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg("./compose")
+        .current_dir(source("tests/packaging")))?;
+    Ok(program)
+});
+
+/// `systemd-analyze`.
+pub static SYSTEMD_ANALYZE: LazyLock<Result<PathBuf, String>> =
+    LazyLock::new(|| needed_on_path("systemd-analyze"));
 
 /// A `node_modules` that has nsqjs.
 pub static NODE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
@@ -77,6 +100,13 @@ pub static PEERS: LazyLock<Result<[PathBuf; 2], String>> =
 /// A file of the repository.
 pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Makes a Python in this folder that has what a file asks for.
+fn python_with(dir: &Path, requirements: &Path) -> Result<(), String> {
+    run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
+    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+    run(Command::new(dir.join("bin/python")).args(quiet).arg(requirements))
 }
 
 fn tools_dir(name: &str) -> PathBuf {
