@@ -1,17 +1,22 @@
 //! What an operator asks: who is live, what was counted, whether the gateway runs and may be sent traffic.
 
+mod accept;
 mod api;
 mod dataservers;
+mod page;
 mod readyz;
+mod stream;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+
+use stream::Stream;
 
 use crate::addr::Networks;
 use crate::config::Config;
@@ -36,7 +41,9 @@ impl Admin {
         let state = api::Shown {
             registry,
             metrics,
-            draining: Arc::default(),
+            stream: Stream::new(config.limits.viewers),
+            draining: CancellationToken::new(),
+            name: config.name.clone(),
             heart_beat_time: config.common.heart_beat_time,
             keeps_snapshot: config.registry.snapshot.is_some(),
         };
@@ -50,9 +57,15 @@ impl Admin {
             || path.starts_with("/dataservers/")
     }
 
-    /// From now on `/readyz` says no.
+    /// From now on `/readyz` says no, and who watches the page is told so and no more.
     pub fn drain(&self) {
-        self.state.draining.store(true, Ordering::Relaxed);
+        self.state.draining.cancel();
+        self.state.stream.end(&self.state);
+    }
+
+    /// Tells those who watch the page what changes, for as long as it is polled.
+    pub async fn tell_viewers(self) {
+        self.state.stream.run(&self.state).await;
     }
 
     /// Answers a request from this peer.

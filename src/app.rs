@@ -129,6 +129,7 @@ impl App {
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));
+        tasks.spawn_endless("page", admin.clone().tell_viewers());
         if let (Some(identity), Some(files)) = (tls.clone(), &config.gateway.tls) {
             let (interval, metrics) = (files.check_interval, metrics.clone());
             let watch = identity.watch(interval, move |used| metrics.tls_reloaded(used));

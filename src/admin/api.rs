@@ -1,7 +1,5 @@
 //! The admin paths.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,7 +8,9 @@ use axum::routing::get;
 use axum::{Router, extract};
 use http::{HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::stream::Stream;
 use super::{dataservers, readyz};
 use crate::metrics::{Metrics, Scrape};
 use crate::problem::problem;
@@ -20,10 +20,19 @@ use crate::registry::{Failure, Registry, State};
 pub(super) struct Shown {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
-    pub(super) draining: Arc<AtomicBool>,
+    pub(super) stream: Stream,
+    pub(super) draining: CancellationToken,
+    /// The gateway's.
+    pub(super) name: String,
     /// How long a dataserver takes to be heard.
     pub(super) heart_beat_time: Duration,
     pub(super) keeps_snapshot: bool,
+}
+
+impl Shown {
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
 }
 
 pub(super) type Shared = extract::State<Shown>;

@@ -6,11 +6,13 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Json};
 use axum::{extract, http::Response};
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::api::{Shared, no_store};
+use super::accept::Form;
+use super::api::{Shared, Shown, no_store};
+use super::page;
 use crate::addr::Addr;
 use crate::problem::{problem, problem_with};
 use crate::registry::{self, Frozen, What};
@@ -105,7 +107,18 @@ fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
-pub(super) async fn all(extract::State(state): Shared) -> impl IntoResponse {
+/// One path, in the form that is asked for.
+pub(super) async fn all(extract::State(state): Shared, headers: HeaderMap) -> Response<Body> {
+    let mut answer = match Form::of(&headers) {
+        Form::Json => json(&state),
+        Form::Page => page::page(),
+        Form::Stream => state.stream.watch(&state),
+    };
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    answer
+}
+
+fn json(state: &Shown) -> Response<Body> {
     let clocks = Clocks::read();
     let (list, frozen) = (state.registry.list(clocks.now), state.registry.frozen());
     let dataservers = list.iter().map(|entry| Dataserver::new(entry, clocks)).collect();
@@ -113,6 +126,7 @@ pub(super) async fn all(extract::State(state): Shared) -> impl IntoResponse {
         no_store(),
         Json(Dataservers { frozen: frozen.is_some(), frozen_reason: frozen.map(Frozen::label), dataservers }),
     )
+        .into_response()
 }
 
 pub(super) async fn one(extract::State(state): Shared, Path(addr): Path<String>) -> Response<Body> {

@@ -1,7 +1,6 @@
 //! `/readyz`: may this gateway be sent traffic, and what would tell why not?
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use axum::extract;
 use axum::response::{IntoResponse, Json};
@@ -86,8 +85,8 @@ fn asks_for_more(query: &str) -> bool {
 }
 
 /// Why it may not be sent traffic.
-fn reason(state: &Shown, live: usize, now: Instant) -> Option<&'static str> {
-    if state.draining.load(Ordering::Relaxed) {
+pub(super) fn reason(state: &Shown, live: usize, now: Instant) -> Option<&'static str> {
+    if state.is_draining() {
         return Some("draining");
     }
     if live > 0 {

@@ -30,6 +30,8 @@ pub struct Limits {
     /// HTTP/2 connections of one worker to one dataserver. Another is opened only when those there have no free
     /// stream; over it, requests go elsewhere. Default 64, at most 10000.
     pub h2c_connections: usize,
+    /// Browsers that watch the page at once; over it, 503. Default 64, at most 1000.
+    pub viewers: usize,
 }
 
 impl Limits {
@@ -44,6 +46,7 @@ impl Limits {
             connections: section.within("connections", 10_000, 1, 10_000_000),
             in_flight: section.within("in_flight", 10_000, 1, 10_000_000),
             h2c_connections: section.within("h2c_connections", 64, 1, 10_000),
+            viewers: section.within("viewers", 64, 0, 1_000),
         };
         section.finish();
         limits
