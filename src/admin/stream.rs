@@ -161,20 +161,14 @@ impl Inner {
             events,
         };
         let delta = message("delta", &delta);
+        let state = self.viewers.iter().any(Viewer::has_caught_up).then(|| self.state(shown));
         for viewer in &mut self.viewers {
-            viewer.missed |= viewer.messages.try_send(delta.clone()).is_err();
-        }
-        self.tell_all_again(shown);
-    }
-
-    /// To those who missed something and have caught up.
-    fn tell_all_again(&mut self, shown: &Shown) {
-        if !self.viewers.iter().any(Viewer::has_caught_up) {
-            return;
-        }
-        let state = self.state(shown);
-        for viewer in self.viewers.iter_mut().filter(|viewer| viewer.has_caught_up()) {
-            viewer.missed = viewer.messages.try_send(state.clone()).is_err();
+            let message = match &state {
+                Some(state) if viewer.has_caught_up() => state,
+                _ if viewer.missed => continue,
+                _ => &delta,
+            };
+            viewer.missed = viewer.messages.try_send(message.clone()).is_err();
         }
     }
 
@@ -265,3 +259,6 @@ impl http_body::Body for Messages {
         self.0.poll_recv(cx).map(|message| message.map(|message| Ok(Frame::data(message))))
     }
 }
+
+#[cfg(test)]
+mod tests;

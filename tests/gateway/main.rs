@@ -20,6 +20,7 @@ mod goodbye;
 mod health;
 mod logs;
 mod packaging;
+mod page;
 mod proxy;
 mod restart;
 mod rooms;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     trials.extend(docs::trials());
     trials.extend(cli::trials());
     trials.extend(admin::trials());
+    trials.extend(page::trials());
     trials.extend(dashboards::trials());
     trials.extend(logs::trials());
     trials.extend(proxy::trials());

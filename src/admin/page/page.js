@@ -151,13 +151,16 @@ function drawBanners(counts) {
   const banners = [];
   const add = (kind, title, text, ...more) => banners.push(
     make('p', { className: `banner ${kind}` }, shape(kind), make('strong', {}, title), ` ${text}`, ...more));
+  const { hold: [hold, sentence], not_ready: notReady, left_out: leftOut } = model.set;
   if (document.body.dataset.link === 'lost') {
     const since = clockTime.format(new Date(link.lostAt ?? Date.now()));
-    add('ejected', 'Not connected.', `${link.why ? `${link.why}. ` : ''}What you see is of ${since}; the page tries again by itself.`);
+    const why = link.why || (notReady === 'draining' ? 'The gateway was told to stop' : '');
+    add('ejected', 'Not connected.', `${why}${why && '. '}What you see is of ${since}; the page tries again by itself.`);
+  } else if (notReady === 'draining') {
+    add('draining', 'Draining.', 'The gateway is about to stop: what is under way may end, nothing new comes in.');
+  } else if (notReady) {
+    add('ejected', 'Not ready.', `${capital(notReady)}: users get 503.`);
   }
-  const { hold: [hold, sentence], not_ready: notReady, left_out: leftOut } = model.set;
-  if (notReady === 'draining') add('draining', 'Draining.', 'The gateway is about to stop: what is under way may end, nothing new comes in.');
-  else if (notReady) add('ejected', 'Not ready.', `${capital(notReady)}: users get 503.`);
   if (hold !== 'flowing') {
     const since = model.heldSince === null ? '' : ` Since ${clockTime.format(model.heldSince)}.`;
     add('held', `${capital(hold)}.`, `${capital(sentence)}.${since}`);

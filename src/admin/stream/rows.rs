@@ -207,3 +207,43 @@ impl Rates {
         (rate(self.ended) > 0.0).then(|| millis(Duration::from_secs_f64(self.took / self.ended)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(seconds: &[(u64, u64)]) -> Rates {
+        let nothing = Counted { requests: 0, errors: 0, ended: 0, took: Duration::ZERO };
+        let passed = Duration::from_secs(1);
+        let mut rates = None::<Rates>;
+        for (requests, millis) in seconds {
+            let took = Duration::from_millis(requests * millis);
+            let new = Counted { requests: *requests, ended: *requests, took, ..nothing }
+                .rates_since(&nothing, passed);
+            rates = Some(rates.map_or(new, |rates| rates.followed_by(new, passed)));
+        }
+        rates.unwrap()
+    }
+
+    #[test]
+    fn rates_begin_at_what_is_and_follow_it() {
+        assert!((rates(&[(100, 5)]).requests - 100.0).abs() < 1e-9);
+        let risen = rates(&[(100, 5), (200, 5), (200, 5), (200, 5), (200, 5)]).requests;
+        assert!((150.0..190.0).contains(&risen), "{risen}");
+    }
+
+    #[test]
+    fn the_latency_is_that_of_the_requests_and_not_of_the_seconds() {
+        let latency = rates(&[(1, 1000), (999, 1)]).latency().unwrap();
+        assert!((1.0..10.0).contains(&latency), "{latency}");
+        assert_eq!(rates(&[(0, 0)]).latency(), None);
+    }
+
+    #[test]
+    fn after_the_last_request_all_is_quiet_in_the_end() {
+        let mut seconds = vec![(1000, 5)];
+        seconds.extend([(0, 0); 50]);
+        let rates = rates(&seconds);
+        assert_eq!((rate(rates.requests), rates.latency()), (0.0, None));
+    }
+}

@@ -2,6 +2,8 @@
 
 mod apiserver;
 mod broker;
+pub mod browser;
+mod event_stream;
 pub mod frames;
 pub mod h2_stub;
 mod http;
@@ -18,6 +20,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT};
 pub use broker::{Broker, Cluster};
+pub use event_stream::EventStream;
 pub use h2_stub::H2Stub;
 pub use http::{Reply, connect, ends, exchange, get, post, read_body, read_head, read_reply, request};
 pub use nsqd_stub::{HttpSide, IDENTIFIED, NsqdStub, frame};

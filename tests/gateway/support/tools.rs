@@ -55,11 +55,11 @@ pub static COMPOSE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
 pub static SYSTEMD_ANALYZE: LazyLock<Result<PathBuf, String>> =
     LazyLock::new(|| needed_on_path("systemd-analyze"));
 
-/// A `node_modules` that has nsqjs.
+/// A `node_modules` that has nsqjs, and axe-core.
 pub static NODE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     let dir = tools_dir("node");
     let modules = dir.join("node_modules");
-    if !modules.join("nsqjs").is_dir() {
+    if !modules.join("nsqjs").is_dir() || !modules.join("axe-core").is_dir() {
         for file in ["package.json", "package-lock.json", ".npmrc"] {
             let from = source("tests/clients/node").join(file);
             std::fs::copy(from, dir.join(file)).map_err(|error| format!("{file}: {error}"))?;
@@ -77,6 +77,18 @@ pub static PROMETHEUS: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| need
 
 /// A Python without anything added.
 pub static PYTHON3: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("python3"));
+
+/// `chromedriver`, which comes with Chromium.
+pub static CHROMEDRIVER: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("chromedriver"));
+
+/// `chromium`.
+pub static CHROMIUM: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("chromium"));
+
+/// Both.
+pub static BROWSER: LazyLock<Result<(), String>> = LazyLock::new(|| {
+    CHROMEDRIVER.clone()?;
+    CHROMIUM.clone().map(|_| ())
+});
 
 /// `curl`.
 pub static CURL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("curl"));
