@@ -24,7 +24,7 @@ use std::{fs, io};
 
 pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
-pub use gateway::{Balance, Gateway, RetryBudget};
+pub use gateway::{Balance, Gateway, Ids, RetryBudget};
 pub use keys::{Change, FIXED};
 pub use limits::Limits;
 pub use log::Log;

@@ -9,6 +9,7 @@ mod connect;
 mod error;
 mod forward;
 mod headers;
+mod identify;
 mod instrument;
 mod limit;
 mod pool;
@@ -64,6 +65,8 @@ pub struct Settings {
     timeouts: config::Timeouts,
     limits: config::Limits,
     trusted_proxies: Networks,
+    request_id: config::Ids,
+    traceparent: config::Ids,
     workers: usize,
     dialable: Dialable,
     /// The same on all workers: a request that comes back may reach another one.
@@ -79,6 +82,8 @@ impl Settings {
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
             trusted_proxies: config.gateway.trusted_proxies.clone(),
+            request_id: config.gateway.request_id,
+            traceparent: config.gateway.traceparent,
             workers,
             dialable,
             via: Arc::new(Via::new()),
@@ -129,6 +134,8 @@ pub fn stack(
     ServiceBuilder::new()
         // Outermost, so that every answer is counted and timed, the gateway's own refusals too.
         .layer_fn(|inner| instrument::Instrument::new(inner, worker.counts.clone()))
+        // What it is called, before anybody writes that down.
+        .layer_fn(|inner| identify::Identify::new(inner, worker.clone()))
         // Errors become answers here and nowhere else: above this line nothing fails.
         .layer_fn(error::Respond::new)
         // More requests than the gateway may have under way are refused at once; nothing queues.

@@ -35,6 +35,10 @@ pub struct Gateway {
     pub admin_allow: Networks,
     /// Proxies in front whose word on where a request comes from is passed on. Default none.
     pub trusted_proxies: Networks,
+    /// What becomes of a request whose `X-Request-Id` is missing or no good. Default keep.
+    pub request_id: Ids,
+    /// The same of `traceparent` (W3C Trace Context). Default keep.
+    pub traceparent: Ids,
 }
 
 impl Gateway {
@@ -51,6 +55,8 @@ impl Gateway {
             admin_allow: networks::read(&mut section, "admin_allow")
                 .unwrap_or_else(Networks::loopback_and_private),
             trusted_proxies: networks::read(&mut section, "trusted_proxies").unwrap_or_default(),
+            request_id: section.value("request_id", Ids::Keep),
+            traceparent: section.value("traceparent", Ids::Keep),
         };
         section.finish();
         gateway
@@ -111,6 +117,28 @@ impl Serialize for Protocol {
             Self::Http1 => "http1",
             Self::H2c => "h2c",
         })
+    }
+}
+
+/// What becomes of a request without an id, or with one that is no good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ids {
+    /// It has none from then on. What is good is kept.
+    Keep,
+    /// It gets one.
+    Make,
+}
+
+impl FromYaml for Ids {
+    const EXPECTED: &'static str = "keep or make";
+
+    fn from_yaml(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "keep" => Some(Self::Keep),
+            "make" => Some(Self::Make),
+            _ => None,
+        }
     }
 }
 

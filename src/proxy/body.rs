@@ -1,6 +1,7 @@
 //! Bodies on their way through. They stream: a frame is read when the other side has taken the one before.
 
 mod idle;
+mod incoming;
 mod request;
 mod stream;
 mod upload;
@@ -17,8 +18,8 @@ use super::instrument::InFlight;
 use super::pool::Lease;
 
 pub(super) use idle::Stalled;
+pub use incoming::Incoming;
 pub(super) use request::{Progress, RequestBody};
-pub use stream::Incoming;
 pub(super) use stream::Stream;
 pub(super) use upload::{Upload, UploadHandle};
 pub(super) use upstream::UpstreamBody;

@@ -12,11 +12,13 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::Incoming;
 use super::body::{Body, BoxError, Stalled};
 use super::headers::ALLOW;
+use super::identify::RequestId;
 use crate::addr::Addr;
 use crate::http1;
-use crate::problem::problem;
+use crate::problem::problem_with;
 use crate::registry::Failure;
 
 /// Seconds a client is asked to wait when nobody is live. A dataserver that starts is live in less.
@@ -123,8 +125,14 @@ impl Error {
 
     /// The answer that says so.
     pub fn response(&self) -> Response<Body> {
+        self.response_to(None)
+    }
+
+    /// As [`response`](Self::response), to a request that has this id.
+    fn response_to(&self, id: Option<&str>) -> Response<Body> {
         let (status, title, token) = self.terms();
-        let mut response = problem(status, title, &self.to_string()).map(Body::from_bytes);
+        let members = id.map(|id| ("request_id".to_owned(), id.into())).into_iter().collect();
+        let mut response = problem_with(status, title, &self.to_string(), members).map(Body::from_bytes);
         let headers = response.headers_mut();
         let proxy_status = match self {
             // An address holds nothing that would have to be escaped in a structured field's string.
@@ -232,9 +240,9 @@ impl<S> Respond<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for Respond<S>
+impl<S> Service<Request<Incoming>> for Respond<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Error>,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Error>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -244,8 +252,9 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        RespondFuture { inner: self.inner.call(request) }
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let id = request.body_mut().id.take();
+        RespondFuture { inner: self.inner.call(request), id }
     }
 }
 
@@ -253,6 +262,7 @@ pin_project! {
     pub(super) struct RespondFuture<F> {
         #[pin]
         inner: F,
+        id: Option<RequestId>,
     }
 }
 
@@ -260,9 +270,11 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for RespondFuture
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(ready!(self.project().inner.poll(cx)).unwrap_or_else(|error| {
-            tracing::debug!(%error, "request failed");
-            error.response()
+        let this = self.project();
+        Poll::Ready(Ok(ready!(this.inner.poll(cx)).unwrap_or_else(|error| {
+            let id = this.id.as_ref().and_then(RequestId::as_str);
+            tracing::debug!(request_id = id, %error, "request failed");
+            error.response_to(id)
         })))
     }
 }

@@ -181,7 +181,7 @@ impl Http {
         let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
         let head_time = http1::HeadTime { first: deadline, next: timeouts.request_head };
         let call = move |request: Request<http1::Incoming>| {
-            let answer = service.call(request.map(Incoming::Http1));
+            let answer = service.call(request.map(Incoming::http1));
             async move {
                 let Ok(answer) = answer.await;
                 answer

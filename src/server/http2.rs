@@ -154,7 +154,7 @@ where
         let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, stalled });
         // hyper makes a task of the stream right after this.
         self.executor.next.set(Some(stream.clone()));
-        let answer = self.service.borrow_mut().call(request.map(Incoming::Http2));
+        let answer = self.service.borrow_mut().call(request.map(Incoming::http2));
         AnswerFuture { answer, stream: Some(stream) }
     }
 }

@@ -15,6 +15,7 @@ mod grpc;
 mod h2c;
 mod head;
 mod http2;
+mod identity;
 mod leaving;
 mod pools;
 mod smuggling;
@@ -42,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
         bodies::trials(),
         failures::trials(),
         http2::trials(),
+        identity::trials(),
         attacks::trials(),
         time::trials(),
         stalls::trials(),

@@ -11,14 +11,6 @@ use super::BoxError;
 use crate::http1;
 use crate::proxy::headers::clean_trailers;
 
-/// The body of a user's request, whichever HTTP brought it.
-pub enum Incoming {
-    /// Of HTTP/1.
-    Http1(http1::Incoming),
-    /// Of HTTP/2.
-    Http2(hyper::body::Incoming),
-}
-
 /// A body from either side.
 pub(in crate::proxy) enum Stream {
     Request(http1::Incoming),
@@ -40,15 +32,6 @@ pub(in crate::proxy) struct Http2 {
 #[derive(Debug, thiserror::Error)]
 #[error("the stream was reset before its end")]
 struct Cut;
-
-impl From<Incoming> for Stream {
-    fn from(incoming: Incoming) -> Self {
-        match incoming {
-            Incoming::Http1(body) => Self::Request(body),
-            Incoming::Http2(body) => Self::http2(body),
-        }
-    }
-}
 
 type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::origin::{is_about_origin, origin_fields};
+use crate::proxy::identify::is_identity;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -103,8 +104,9 @@ pub(super) fn insert_te_trailers(headers: &mut HeaderMap) {
     headers.append(header::CONNECTION, HeaderValue::from_static("te"));
 }
 
-/// The fields that `Connection` names, but for those without which the message would mean something else: a user
-/// must not be able to take away what a trusted proxy says of him by naming it here.
+/// The fields that `Connection` names, but for those without which the message would mean something else, and those
+/// that the gateway has seen to already: a user must not be able to take away what a trusted proxy says of him by naming
+/// it here.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
@@ -115,7 +117,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
             !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
         })
         .filter_map(|option| HeaderName::from_bytes(option).ok())
-        .filter(|name| name != header::HOST && name != header::CONTENT_LENGTH && !is_about_origin(name))
+        .filter(|name| name != header::HOST && name != header::CONTENT_LENGTH)
+        .filter(|name| !is_about_origin(name) && !is_identity(name))
         .collect()
 }
 
