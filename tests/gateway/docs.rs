@@ -14,6 +14,7 @@ pub fn trials() -> Vec<Trial> {
         the_config_reference_is_the_defaults,
         the_config_reference_has_every_key,
         every_metric_is_documented_and_every_documented_one_exists,
+        every_alert_has_a_runbook_and_every_runbook_an_alert,
         every_link_leads_somewhere,
         every_document_can_be_reached_from_the_readme,
         nothing_of_a_workplace_is_in_the_repository,
@@ -67,6 +68,27 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     let document = read("docs/metrics.md");
     let documented: BTreeSet<_> = metrics_in(&document).into_iter().map(str::to_owned).collect();
     assert_eq!(there_are, documented);
+}
+
+fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
+    let alerts: serde_yaml::Value = serde_yaml::from_str(&read("dashboards/alerts.yaml")).unwrap();
+    let rules = alerts["groups"]
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_sequence().unwrap());
+    let text = |value: &serde_yaml::Value| value.as_str().unwrap().to_owned();
+    let alerts: Vec<_> = rules
+        .map(|rule| (text(&rule["alert"]), format!("*{}.*", text(&rule["labels"]["severity"]))))
+        .collect();
+    let document = read("docs/runbooks.md");
+    let runbooks: Vec<_> = document
+        .split("\n## ")
+        .skip(1)
+        .map(|section| section.split_once("\n\n").unwrap())
+        .map(|(alert, text)| (alert.to_owned(), text.split_inclusive(".*").next().unwrap().to_owned()))
+        .collect();
+    assert_eq!(alerts, runbooks);
 }
 
 /// The files below a folder, as paths from the top of the repository, in order.

@@ -63,9 +63,10 @@ fn texts(list: &Value) -> Vec<String> {
     list.as_sequence().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
-/// How long the config lets requests take that are under way when the gateway is told to stop.
+/// How long a gateway with this config takes to stop, at most.
 fn drain(config: &str) -> Duration {
-    config.parse::<Config>().unwrap().timeouts.drain
+    let timeouts = config.parse::<Config>().unwrap().timeouts;
+    timeouts.lame_duck + timeouts.drain
 }
 
 /// The config files that are shipped, by their places.
