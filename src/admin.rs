@@ -13,6 +13,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, Response, StatusCode};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -66,6 +67,11 @@ impl Admin {
     /// Tells those who watch the page what changes, for as long as it is polled.
     pub async fn tell_viewers(self) {
         self.state.stream.run(&self.state).await;
+    }
+
+    /// How many dataservers get requests, and why the gateway may not be sent any, if that is so.
+    pub fn readiness(&self) -> (usize, Option<&'static str>) {
+        readyz::readiness(&self.state, Instant::now())
     }
 
     /// Answers a request from this peer.

@@ -1,12 +1,17 @@
 //! Builds a gateway, runs it, drains it. The only place that sees everything.
 
+mod crew;
 mod demo;
+mod listeners;
+mod service;
+mod start;
 mod supervise;
 mod switch;
 mod workers;
 
 use std::net::SocketAddr;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -20,14 +25,19 @@ use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Signed, Subscriber};
 use crate::proxy;
 use crate::registry::{Ejection, Reason, Registry, Settings};
-use crate::server::{self, Leave};
+use crate::server::{Leave, Listeners};
+use crate::systemd::{Notifier, Passed};
 use crate::telemetry::Log;
 use crate::tls::Identity;
 
 pub use demo::demo;
 
+use listeners::Doors;
 use supervise::Tasks;
 use workers::{Shared, Workers};
+
+/// What the end takes after the last connection has ended, at most: telling NSQ, and a snapshot of the set.
+const END: Duration = Duration::from_secs(10);
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -50,34 +60,28 @@ pub enum StartError {
 /// A gateway whose ports are bound and that answers nothing yet.
 pub struct App {
     config: Config,
-    listeners: Vec<std::net::TcpListener>,
-    admin_listener: Option<std::net::TcpListener>,
+    doors: Doors,
     embedded: Option<EmbeddedNsq>,
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     tls: Option<Identity>,
 }
 
 impl App {
-    /// Binds every port.
+    /// Takes the sockets that the service manager has `passed` on, and binds every other port.
     ///
     /// # Errors
     /// When one cannot be had: then none is.
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let workers = workers(&config)?;
+    pub async fn bind(config: Config, passed: Vec<Passed>) -> Result<Self, StartError> {
         let tls = config.gateway.tls.as_ref().map(identity).transpose()?;
-        let listeners = bind("gateway.listen", config.gateway.listen, workers)?;
-        let listen = local_addr(&listeners)?;
-        let admin_listener = match config.gateway.admin_listen {
-            Some(addr) => bind("gateway.admin_listen", addr, 1)?.pop(),
-            None => None,
-        };
+        let doors = Doors::open(&config, passed, workers(&config)?)?;
+        let listen = doors.listen.addresses().map_err(anyhow::Error::from)?;
         let embedded = if config.runs_embedded_nsq() { Some(bind_embedded(&config).await?) } else { None };
-        Ok(Self { config, listeners, admin_listener, embedded, listen, tls })
+        Ok(Self { config, doors, embedded, listen, tls })
     }
 
-    /// Where users' requests come in.
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
+    /// Where users' requests come in: one address, if the service manager did not pass sockets for several.
+    pub fn listen(&self) -> &[SocketAddr] {
+        &self.listen
     }
 
     /// Where the embedded NSQ listens, if there is one.
@@ -90,19 +94,18 @@ impl App {
     /// # Errors
     /// When a part of the gateway cannot be built, or a worker ends that should not.
     pub async fn run(self, stop: CancellationToken, log: Log) -> Result<(), StartError> {
-        let Self { config, listeners, admin_listener, embedded, listen, tls } = self;
+        let Self { config, doors, embedded, listen, tls } = self;
+        let (notifier, workers) = (Notifier::from_env(), workers(&config)?);
         let registry = Registry::new(registry_settings(&config.registry));
-        let metrics = Metrics::new(listeners.len(), &nsq::RESULTS, &Reason::ALL.map(Reason::label))
+        let metrics = Metrics::new(workers, &nsq::RESULTS, &Reason::ALL.map(Reason::label))
             .map_err(anyhow::Error::new)?;
         metrics.count_lost_lines("events", log.lost());
         let admin = Admin::new(registry.clone(), metrics.clone(), &config);
-        let admin_addr = admin_listener.as_ref().map(|listener| local_addr([listener])).transpose()?;
+        let admin_listen = doors.admin.as_ref().map(Listeners::addresses).transpose();
+        let admin_listen = admin_listen.map_err(anyhow::Error::from)?.unwrap_or_default();
         let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);
-        let own: Vec<_> = [Some(listen), admin_addr]
-            .into_iter()
-            .chain(nsq_addrs.iter().flat_map(|nsq| [Some(nsq.tcp), Some(nsq.http), Some(nsq.lookup)]))
-            .flatten()
-            .collect();
+        let nsq_listen = nsq_addrs.iter().flat_map(|nsq| [nsq.tcp, nsq.http, nsq.lookup]);
+        let own: Vec<_> = listen.iter().chain(&admin_listen).copied().chain(nsq_listen).collect();
         let dialable = Dialable::new(OwnListeners::new(own), config.registry.allow.clone());
 
         // Control: on the runtime that this runs on.
@@ -136,16 +139,40 @@ impl App {
             tasks.spawn_endless("certificate watch", watch);
         }
 
+        if doors.listen.shared {
+            tokio::select! {
+                () = start::dataservers_found(&registry, &metrics, &config) => {}
+                () = stop.cancelled() => {} // those who have come are answered all the same
+            }
+        }
+
         // Data: each worker on a thread of its own.
         let (lame_duck, drain) = (config.timeouts.lame_duck, config.timeouts.drain);
-        let settings = proxy::Settings::new(&config, listeners.len(), dialable);
+        let settings = proxy::Settings::new(&config, workers, dialable);
         let control = Handle::current();
-        let shared = Shared { registry, metrics, admin: admin.clone(), settings, config, tls, control };
-        let mut workers = Workers::start(shared, listeners, admin_listener)?;
-        tracing::info!(%listen, workers = workers.count(), admin = admin_addr.map(tracing::field::display), "gateway listens");
+        let admin_is_apart = doors.admin.is_some();
+        let shared = Shared {
+            registry,
+            metrics,
+            admin: admin.clone(),
+            settings,
+            config,
+            tls,
+            admin_is_apart,
+            control,
+        };
+        let mut workers = Workers::start(shared, workers, doors.listen, doors.admin)?;
+        tracing::info!(
+            listen = shown(&listen),
+            workers = workers.count(),
+            admin = shown(&admin_listen),
+            "gateway listens"
+        );
+        service::attend(&notifier, &mut tasks, &admin, &workers);
         let told_to_stop = async {
             stop.cancelled().await;
             admin.drain();
+            notifier.stopping(lame_duck + drain + END);
             tracing::info!(lame_duck_seconds = lame_duck.as_secs_f64(), "not ready from now on");
             tokio::time::sleep(lame_duck).await;
         };
@@ -199,10 +226,6 @@ fn identity(tls: &config::Tls) -> anyhow::Result<Identity> {
     })
 }
 
-fn bind(key: &'static str, addr: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, StartError> {
-    server::bind(addr, count).map_err(|source| StartError::Listen { key, addr: addr.to_string(), source })
-}
-
 async fn bind_embedded(config: &Config) -> Result<EmbeddedNsq, StartError> {
     let listen = config.nsq.embedded_listen;
     let listen = embedded_nsq::Listen { tcp: listen.tcp, http: listen.http, lookup: listen.lookup };
@@ -216,11 +239,10 @@ async fn bind_embedded(config: &Config) -> Result<EmbeddedNsq, StartError> {
     })
 }
 
-fn local_addr<'a>(
-    listeners: impl IntoIterator<Item = &'a std::net::TcpListener>,
-) -> anyhow::Result<SocketAddr> {
-    let listener = listeners.into_iter().next().ok_or_else(|| anyhow::anyhow!("there is no listener"))?;
-    Ok(listener.local_addr()?)
+/// Addresses for the log; nothing if there is none.
+fn shown(addresses: &[SocketAddr]) -> Option<String> {
+    let shown: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+    (!shown.is_empty()).then(|| shown.join(","))
 }
 
 async fn upkeep(metrics: Metrics) {

@@ -64,7 +64,7 @@ where
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
-    let failed = |error: &dyn Display| {
+    let failed_later = |error: &dyn Display| {
         log.say(&format!("error: {error:#}\n"));
         ExitCode::FAILURE
     };
@@ -78,9 +78,9 @@ where
                 signalled.abort();
                 ended
             });
-            ended.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+            ended.map_or_else(|error| failed_later(&error), |()| ExitCode::SUCCESS)
         }
-        Err(error) => failed(&error),
+        Err(error) => failed_later(&error),
     };
     log.flush(flush_timeout);
     code
@@ -125,7 +125,8 @@ pub fn answer<E: Display>(question: impl Future<Output = Result<String, E>>) -> 
     }
 }
 
-fn failed(error: &impl Display) -> ExitCode {
+/// Says why it ends, before there is a log.
+pub fn failed(error: &impl Display) -> ExitCode {
     eprintln!("error: {error:#}");
     ExitCode::FAILURE
 }

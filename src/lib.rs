@@ -5,7 +5,7 @@
 //!
 //! | room | holds | imports |
 //! |---|---|---|
-//! | `main`, `bin/dataserver`, [`cli`] | command line, exit codes | [`app`] or [`dataserver`], [`health`], [`config`], [`telemetry`] |
+//! | `main`, `bin/dataserver`, [`cli`] | command line, exit codes | [`app`] or [`dataserver`], [`health`], [`config`], [`systemd`], [`telemetry`] |
 //! | [`app`] | builds, spawns, supervises, drains; the only place that sees everything | all below |
 //! | [`nsq`] | which nsqds there are, a supervised link to each, the publisher | [`heartbeat`], [`registry`], [`metrics`], [`config`] |
 //! | [`heartbeat`] | the wire format, pure | |
@@ -17,6 +17,7 @@
 //! | [`health`] | how a running gateway is, asked from its own machine | [`config`] |
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
+//! | [`systemd`] | the sockets that the service manager passes on, and what it is told | |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
 //! | [`addr`], [`alarm`], [`fetch`], [`key`], [`lines`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, a key that two sides share, lines on their way to a log, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
@@ -58,5 +59,6 @@ pub mod registry;
 pub mod server;
 pub mod shutdown;
 pub mod small_file;
+pub mod systemd;
 pub mod telemetry;
 pub mod tls;

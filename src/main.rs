@@ -12,6 +12,7 @@ use nsq_gateway::app::{self, App};
 use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH};
 use nsq_gateway::health::Listener;
+use nsq_gateway::systemd;
 use nsq_gateway::telemetry::LogFormat;
 
 #[global_allocator]
@@ -82,8 +83,15 @@ fn with_config(named: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> Ex
 }
 
 fn run(config: Config, log_format: LogFormat) -> ExitCode {
-    let log = config.log.clone();
-    cli::run(log_format, &log, |stop, log| async { App::bind(config).await?.run(stop, log).await })
+    match systemd::passed() {
+        Ok(passed) => {
+            let log = config.log.clone();
+            cli::run(log_format, &log, |stop, log| async {
+                App::bind(config, passed).await?.run(stop, log).await
+            })
+        }
+        Err(error) => cli::failed(&error),
+    }
 }
 
 fn demo(config: Config, log_format: LogFormat) -> ExitCode {

@@ -33,7 +33,7 @@ use crate::metrics::Worker;
 use crate::proxy::{Body, Client, Incoming};
 use crate::tls::Identity;
 
-pub use listen::bind;
+pub use listen::Listeners;
 pub use spread::Spread;
 
 use door::Door;

@@ -65,8 +65,7 @@ pub(super) async fn readyz(
     extract::RawQuery(query): extract::RawQuery,
 ) -> impl IntoResponse {
     let now = Instant::now();
-    let live = state.registry.live(now);
-    let reason = reason(&state, live, now);
+    let (live, reason) = readiness(&state, now);
     let is_verbose = query.as_deref().is_some_and(asks_for_more);
     let (connected, known) = state.metrics.nsqds_connected();
     let readiness = Readiness {
@@ -82,6 +81,12 @@ pub(super) async fn readyz(
 
 fn asks_for_more(query: &str) -> bool {
     query.split('&').any(|pair| pair.split('=').next() == Some("verbose"))
+}
+
+/// How many dataservers get requests, and why the gateway may not be sent any.
+pub(super) fn readiness(state: &Shown, now: Instant) -> (usize, Option<&'static str>) {
+    let live = state.registry.live(now);
+    (live, reason(state, live, now))
 }
 
 /// Why it may not be sent traffic.

@@ -33,10 +33,10 @@ pub async fn demo(mut config: Config, stop: CancellationToken, log: Log) -> Resu
         });
         dataservers.push(dataserver?);
     }
-    let app = App::bind(config.clone()).await?;
-    if let Some(nsq) = app.embedded_nsq() {
+    let app = App::bind(config.clone(), Vec::new()).await?;
+    if let (Some(nsq), [listen, ..]) = (app.embedded_nsq(), app.listen()) {
         config.nsq.embedded_listen.tcp = nsq.tcp;
-        println!("{}", what_to_try(app.listen(), &dataservers, &nsq.http, &config.common.server_topic));
+        println!("{}", what_to_try(*listen, &dataservers, &nsq.http, &config.common.server_topic));
     }
     let mut running = tokio::task::JoinSet::new();
     for dataserver in dataservers {

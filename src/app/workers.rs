@@ -2,25 +2,29 @@
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::thread;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime};
-use tokio::sync::{Semaphore, SetOnce, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::crew::{Crew, Post, Pulse, Questions};
 use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, Timeouts};
 use crate::metrics::Metrics;
 use crate::proxy;
 use crate::proxy::Client;
 use crate::registry::Registry;
-use crate::server::{self, Leave, Spread};
+use crate::server::{self, Leave, Listeners, Spread};
 use crate::tls::Identity;
 
 /// Connections to `gateway.admin_listen` at once.
 const ADMIN_CONNECTIONS: usize = 256;
+
+/// The longest that what is under way there may hold up the end.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
 /// What the workers have in common.
 #[derive(Clone)]
@@ -31,95 +35,72 @@ pub(super) struct Shared {
     pub(super) settings: proxy::Settings,
     pub(super) config: Config,
     pub(super) tls: Option<Identity>,
+    /// The admin paths have listeners of their own.
+    pub(super) admin_is_apart: bool,
     /// The runtime that answers the admin paths.
     pub(super) control: Handle,
 }
 
-/// The threads that were started.
+/// The threads of the data plane.
 pub(super) struct Workers {
-    count: usize,
-    leave: Arc<SetOnce<Leave>>,
-    /// How each ended: the number of connections that were cut off, or why it could not go on.
-    ended: mpsc::UnboundedReceiver<anyhow::Result<usize>>,
+    users: Crew,
+    admin: Option<Crew>,
 }
 
 impl Workers {
-    /// Starts a thread for each listener.
+    /// Starts `count` threads for the users' listeners, and one for those of the admin paths.
     pub(super) fn start(
         shared: Shared,
-        listeners: Vec<StdListener>,
-        admin_listener: Option<StdListener>,
+        count: usize,
+        listeners: Listeners,
+        admin_listeners: Option<Listeners>,
     ) -> anyhow::Result<Self> {
-        let (sender, ended) = mpsc::unbounded_channel();
-        let workers = Self { count: listeners.len(), leave: Arc::default(), ended };
+        let mut users = Crew::new(listeners.shared);
         let places = shared.config.limits.connections.min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(places));
-        let spreads = Spread::over(listeners.len());
-        for (index, (listener, spread)) in listeners.into_iter().zip(spreads).enumerate() {
-            let (shared, connections, leave) = (shared.clone(), connections.clone(), workers.leave.clone());
-            let run = move || shared.worker(index, listener, spread, connections, &leave);
-            spawn(format!("worker-{index}"), sender.clone(), run)?;
+        let each = listeners.for_each_of(count)?.into_iter().zip(Spread::over(count));
+        for (index, (listeners, spread)) in each.enumerate() {
+            let (shared, connections) = (shared.clone(), connections.clone());
+            let run = move |post| shared.worker(index, listeners, spread, connections, post);
+            users.spawn(format!("worker-{index}"), run)?;
         }
-        if let Some(listener) = admin_listener {
-            let leave = workers.leave.clone();
-            spawn("admin".to_owned(), sender, move || shared.admin_worker(listener, &leave))?;
-        }
-        Ok(workers)
+        let Some(listeners) = admin_listeners else { return Ok(Self { users, admin: None }) };
+        let mut admin = Crew::new(listeners.shared);
+        admin.spawn("admin".to_owned(), move |post| shared.admin_worker(listeners.into_sockets(), post))?;
+        Ok(Self { users, admin: Some(admin) })
     }
 
     /// How many carry requests.
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.users.len()
+    }
+
+    /// What tells whether those that carry requests still answer.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.users.pulse()
     }
 
     /// Resolves when one has ended though nobody stopped it.
     pub(super) async fn one_ended(&mut self) -> anyhow::Error {
-        match self.ended.recv().await {
-            Some(Err(error)) => error,
-            Some(Ok(_)) | None => anyhow::anyhow!("a worker ended by itself"),
+        tokio::select! {
+            error = self.users.one_ended() => error,
+            Some(error) = async { Some(self.admin.as_mut()?.one_ended().await) } => error,
         }
     }
 
-    /// Lets each drain. Returns how many connections were cut off.
-    pub(super) async fn stop(mut self, leave: Leave) -> usize {
-        let _ = self.leave.set(leave); // it is set nowhere else
-        let mut cut_off = 0;
-        while let Some(ended) = self.ended.recv().await {
-            cut_off += ended.unwrap_or(0);
+    /// Lets each drain. Returns how many connections were cut off. Operators may ask until the last user has gone, if
+    /// there is nobody else who answers them.
+    pub(super) async fn stop(self, how: Leave) -> usize {
+        self.users.leave(how);
+        if let (Leave::HandOver, Some(admin)) = (how, &self.admin) {
+            admin.leave(how);
+        }
+        let mut cut_off = self.users.ended().await;
+        if let Some(admin) = self.admin {
+            admin.leave(how);
+            cut_off += admin.ended().await;
         }
         cut_off
-    }
-}
-
-fn spawn(
-    name: String,
-    ended: mpsc::UnboundedSender<anyhow::Result<usize>>,
-    run: impl FnOnce() -> anyhow::Result<usize> + Send + 'static,
-) -> anyhow::Result<()> {
-    thread::Builder::new().name(name).spawn(move || {
-        let panicked = Panicked(Some(ended));
-        let result = run();
-        panicked.report(result);
-    })?;
-    Ok(())
-}
-
-/// Reports a panic if nothing else was reported: a worker that is gone must not go unnoticed.
-struct Panicked(Option<mpsc::UnboundedSender<anyhow::Result<usize>>>);
-
-impl Panicked {
-    fn report(mut self, result: anyhow::Result<usize>) {
-        if let Some(ended) = self.0.take() {
-            let _ = ended.send(result); // nobody listens once the gateway is gone
-        }
-    }
-}
-
-impl Drop for Panicked {
-    fn drop(&mut self) {
-        if let Some(ended) = self.0.take() {
-            let _ = ended.send(Err(anyhow::anyhow!("a worker panicked")));
-        }
     }
 }
 
@@ -128,10 +109,10 @@ impl Shared {
     fn worker(
         &self,
         index: usize,
-        listener: StdListener,
+        listeners: Vec<StdListener>,
         spread: Spread,
         connections: Arc<Semaphore>,
-        leave: &SetOnce<Leave>,
+        Post { leave, questions }: Post,
     ) -> anyhow::Result<usize> {
         let config = &self.config;
         let worker = proxy::Worker::new(index, &self.registry, &self.metrics, self.settings.clone())
@@ -144,20 +125,20 @@ impl Shared {
             proxy_protocol: config.gateway.proxy_protocol.clone(),
             tls: self.tls.clone(),
         };
-        on_a_runtime_of_its_own(async {
-            let listener = TcpListener::from_std(listener)?;
+        on_a_runtime_of_its_own(questions, async {
+            let listeners = on_this_runtime(listeners)?;
             let drain_deadline = async {
                 leave.wait().await;
                 Instant::now() + config.timeouts.drain
             };
             let (proxy, admin) = (worker.clone(), self.admin_service());
             let serve = async {
-                if config.gateway.admin_listen.is_some() {
+                if self.admin_is_apart {
                     let service = move |client| proxy::stack(&proxy, client);
-                    return server::serve(vec![listener], service, settings, spread, leave).await;
+                    return server::serve(listeners, service, settings, spread, &leave).await;
                 }
                 let service = move |client| Switch::new(proxy::stack(&proxy, client), admin(client));
-                server::serve(vec![listener], service, settings, spread, leave).await
+                server::serve(listeners, service, settings, spread, &leave).await
             };
             let serve_and_tunnels = async {
                 let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
@@ -171,9 +152,15 @@ impl Shared {
     }
 
     /// The listener of the admin paths, if they have one of their own.
-    fn admin_worker(&self, listener: StdListener, leave: &SetOnce<Leave>) -> anyhow::Result<usize> {
+    fn admin_worker(
+        &self,
+        listeners: Vec<StdListener>,
+        Post { leave, questions }: Post,
+    ) -> anyhow::Result<usize> {
+        let timeouts = &self.config.timeouts;
         let settings = server::Settings {
-            timeouts: self.config.timeouts.clone(),
+            // When it leaves, all others have drained.
+            timeouts: Timeouts { drain: timeouts.drain.min(ADMIN_DRAIN), ..timeouts.clone() },
             limits: self.config.limits.clone(),
             // Of its own: users must not be able to shut operators out.
             connections: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
@@ -181,10 +168,10 @@ impl Shared {
             proxy_protocol: None,
             tls: None,
         };
-        on_a_runtime_of_its_own(async {
-            let listener = TcpListener::from_std(listener)?;
+        on_a_runtime_of_its_own(questions, async {
+            let listeners = on_this_runtime(listeners)?;
             let admin = self.admin_service();
-            Ok(server::serve(vec![listener], admin, settings, Spread::alone(), leave).await)
+            Ok(server::serve(listeners, admin, settings, Spread::alone(), &leave).await)
         })
     }
 
@@ -194,10 +181,22 @@ impl Shared {
     }
 }
 
-fn on_a_runtime_of_its_own(run: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<usize> {
+fn on_this_runtime(listeners: Vec<StdListener>) -> std::io::Result<Vec<TcpListener>> {
+    listeners.into_iter().map(TcpListener::from_std).collect()
+}
+
+fn on_a_runtime_of_its_own(
+    questions: Questions,
+    run: impl Future<Output = anyhow::Result<usize>>,
+) -> anyhow::Result<usize> {
     let runtime: LocalRuntime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let result = runtime.block_on(run);
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = run => result,
+            never = questions.answer() => match never {},
+        }
+    });
     // A name that is still being looked up must not hold up the end.
     runtime.shutdown_background();
     result

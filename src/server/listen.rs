@@ -9,29 +9,101 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 /// Connections that the kernel holds for us, each listener. It caps this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Binds `count` listeners to one address; port 0 is chosen by the kernel. The kernel spreads connections
-/// over them.
-///
-/// # Errors
-/// When the address cannot be had. `SO_REUSEPORT` alone would let a second gateway join the first one's
-/// port unnoticed; so the first socket is bound without it, which fails if anybody has the port, and gets
-/// it only then.
-pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let first = socket(addr)?;
-    first.bind(&addr.into())?;
-    // Two gateways that start at once can both bind; only one of them can listen.
-    first.listen(BACKLOG)?;
-    first.set_reuse_port(true)?;
-    let addr = first.local_addr()?.as_socket().unwrap_or(addr);
-    let mut listeners = vec![TcpListener::from(first)];
-    for _ in 1..count {
-        let next = socket(addr)?;
-        next.set_reuse_port(true)?;
-        next.bind(&addr.into())?;
-        next.listen(BACKLOG)?;
-        listeners.push(next.into());
+/// Sockets that listen for the same users. Not blocking.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: Vec<TcpListener>,
+    /// Somebody else has them as well, who takes whoever waits there.
+    pub shared: bool,
+}
+
+impl Listeners {
+    /// Binds one for each of `workers` to one address; port 0 is chosen by the kernel, which spreads connections over
+    /// them.
+    ///
+    /// # Errors
+    /// When the address cannot be had. `SO_REUSEPORT` alone would let a second gateway join the first one's
+    /// port unnoticed; so the first socket is bound without it, which fails if anybody has the port, and gets
+    /// it only then.
+    pub fn bind(addr: SocketAddr, workers: usize) -> io::Result<Self> {
+        let first = socket(addr)?;
+        first.bind(&addr.into())?;
+        // Two gateways that start at once can both bind; only one of them can listen.
+        first.listen(BACKLOG)?;
+        first.set_reuse_port(true)?;
+        let addr = first.local_addr()?.as_socket().unwrap_or(addr);
+        let mut sockets = vec![TcpListener::from(first)];
+        for _ in 1..workers {
+            let next = socket(addr)?;
+            next.set_reuse_port(true)?;
+            next.bind(&addr.into())?;
+            next.listen(BACKLOG)?;
+            sockets.push(next.into());
+        }
+        Ok(Self { sockets, shared: false })
     }
-    Ok(listeners)
+
+    /// Takes sockets that somebody else has made, and may still have.
+    ///
+    /// # Errors
+    /// When there is none, or one does not listen.
+    pub fn adopt(sockets: Vec<TcpListener>, shared: bool) -> io::Result<Self> {
+        if sockets.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no socket"));
+        }
+        for socket in &sockets {
+            if !SockRef::from(socket).is_listener()? {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket does not listen"));
+            }
+            socket.set_nonblocking(true)?;
+        }
+        Ok(Self { sockets, shared })
+    }
+
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// When file descriptors have run out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, shared: self.shared })
+    }
+
+    /// Where they listen: one address, if it was not somebody else who made them for several.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let mut addresses =
+            self.sockets.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        addresses.dedup();
+        Ok(addresses)
+    }
+
+    /// What each of `workers` has to look after. Where there are more workers than sockets, some share one.
+    ///
+    /// # Errors
+    /// When file descriptors have run out.
+    pub fn for_each_of(self, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+        let mut shares: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        for n in self.sockets.len()..workers {
+            if let (Some(share), Some(socket)) = (shares.get_mut(n), self.sockets.get(n % self.sockets.len()))
+            {
+                share.push(socket.try_clone()?);
+            }
+        }
+        for (n, socket) in self.sockets.into_iter().enumerate() {
+            if let Some(share) = shares.get_mut(n % workers.max(1)) {
+                share.push(socket);
+            }
+        }
+        Ok(shares)
+    }
+
+    /// The sockets.
+    pub fn into_sockets(self) -> Vec<TcpListener> {
+        self.sockets
+    }
 }
 
 /// Nobody new gets into a listener's queue. Their SYNs are dropped and not refused, so that they try again a second
@@ -74,20 +146,56 @@ mod tests {
 
     use super::*;
 
+    fn loopback(workers: usize) -> Listeners {
+        Listeners::bind("127.0.0.1:0".parse().unwrap(), workers).unwrap()
+    }
+
     #[test]
     fn the_workers_share_a_port_and_a_second_gateway_does_not() {
-        let first = bind("127.0.0.1:0".parse().unwrap(), 4).unwrap();
-        let addr = first[0].local_addr().unwrap();
-        assert!(first.iter().all(|listener| listener.local_addr().unwrap() == addr));
-        assert_eq!(bind(addr, 4).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let first = loopback(4);
+        assert_eq!(first.sockets.len(), 4);
+        let addr = first.addresses().unwrap()[0];
+        assert_eq!(first.addresses().unwrap(), [addr]);
+        assert_eq!(Listeners::bind(addr, 4).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(TcpListener::bind(addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        bind(addr, 2).unwrap();
+        Listeners::bind(addr, 2).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_another_program_has_is_not_taken() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = other.local_addr().unwrap();
+        assert_eq!(Listeners::bind(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], addr.port()));
+        assert_eq!(Listeners::bind(everywhere, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn every_worker_has_a_socket_and_every_socket_a_worker() {
+        let (two, three) = (|| loopback(2), || loopback(3));
+        let counts = |listeners: Listeners, workers| {
+            let shares = listeners.for_each_of(workers).unwrap();
+            shares.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(two(), 2), [1, 1]);
+        assert_eq!(counts(two(), 5), [1, 1, 1, 1, 1]);
+        assert_eq!(counts(three(), 2), [2, 1]);
+        assert_eq!(counts(three(), 1), [3]);
+    }
+
+    #[test]
+    fn a_socket_that_does_not_listen_is_not_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let connected = TcpListener::from(std::os::fd::OwnedFd::from(connected));
+        assert!(Listeners::adopt(vec![listener, connected], true).is_err());
+        assert!(Listeners::adopt(Vec::new(), true).is_err());
     }
 
     #[test]
     fn who_has_knocked_is_let_in_and_nobody_else() {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().pop().unwrap();
+        let listener = loopback(1).into_sockets().pop().unwrap();
         let addr = listener.local_addr().unwrap();
         let knocked = TcpStream::connect(addr).unwrap();
         take_no_more(&listener).unwrap();
@@ -99,14 +207,5 @@ mod tests {
         accepted.set_nonblocking(false).unwrap();
         (&accepted).read_exact(&mut [0; 5]).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    }
-
-    #[test]
-    fn a_port_that_another_program_has_is_not_taken() {
-        let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = other.local_addr().unwrap();
-        assert_eq!(bind(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let everywhere = SocketAddr::from(([0, 0, 0, 0], addr.port()));
-        assert_eq!(bind(everywhere, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }

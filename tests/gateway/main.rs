@@ -26,6 +26,7 @@ mod restart;
 mod rooms;
 mod signed;
 mod support;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     trials.extend(packaging::trials());
     trials.extend(signed::trials());
     trials.extend(restart::trials());
+    trials.extend(systemd::trials());
     trials.extend(clients::trials());
     trials.extend(proxy::rows_trials(&trials));
     if !more_filters.is_empty() {

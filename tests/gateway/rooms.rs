@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
 
 /// Room by room, what it may import. Leaves that anyone may use are in `LEAVES`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("main", &["app", "cli", "config", "health", "telemetry"]),
+    ("main", &["app", "cli", "config", "health", "systemd", "telemetry"]),
     ("bin", &["cli", "config", "dataserver", "telemetry"]),
     (
         "app",
@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "proxy",
             "registry",
             "server",
+            "systemd",
             "telemetry",
         ],
     ),
@@ -54,6 +55,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("telemetry", &["config"]),
     ("shutdown", &[]),
+    ("systemd", &[]),
     ("addr", &[]),
     ("alarm", &[]),
     ("fetch", &[]),

@@ -41,12 +41,19 @@ impl Apiserver {
     /// As [`start`](Self::start), with something changed about the command.
     #[track_caller]
     pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Self {
+        Self::start_by(config, |mut command| {
+            change(&mut command);
+            Process::start(&mut command)
+        })
+    }
+
+    /// As [`start`](Self::start), started in a way of its own.
+    #[track_caller]
+    pub fn start_by(config: &str, start: impl FnOnce(Command) -> Process) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
         std::fs::write(&file, on_free_ports(config)).unwrap();
-        let mut command = Self::command(&file);
-        change(&mut command);
-        let process = Process::start(&mut command);
+        let process = start(Self::command(&file));
         let listens = process.wait_for("listener", |line| event(line, "gateway listens"));
         let nsq = process.output().lines().find_map(|line| event(line, "embedded NSQ listens"));
         Self {

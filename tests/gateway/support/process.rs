@@ -1,6 +1,8 @@
 //! A child process that does not outlive its test, and whose lines can be waited for.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,18 +20,26 @@ pub struct Process {
 impl Process {
     /// Starts it with both outputs collected.
     pub fn start(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Starts it with these listeners as its file descriptors 0 and 1; what it says on stderr is collected.
+    pub fn start_with_listeners(command: &mut Command, listeners: &[&TcpListener]) -> Self {
+        let mut given =
+            listeners.iter().map(|listener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
+        command.stdin(given.next().unwrap_or_else(Stdio::null));
+        command.stdout(given.next().unwrap_or_else(Stdio::null));
+        assert!(given.next().is_none());
+        Self::spawn(command.stderr(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let name = command.get_program().display().to_string();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         let lines = Arc::default();
-        let readers = vec![
-            collect(child.stdout.take().unwrap(), Arc::clone(&lines)),
-            collect(child.stderr.take().unwrap(), Arc::clone(&lines)),
-        ];
+        let mut readers = Vec::new();
+        readers.extend(child.stdout.take().map(|stdout| collect(stdout, Arc::clone(&lines))));
+        readers.extend(child.stderr.take().map(|stderr| collect(stderr, Arc::clone(&lines))));
         Self { child, name, lines, readers }
     }
 

@@ -1,0 +1,34 @@
+//! A start in which nobody may find a gateway that knows no dataserver yet: users already wait at its listeners.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+
+/// How often it is seen to whether dataservers were found.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Resolves when dataservers get requests, or when there seem to be none: everybody who lives has had the time to be
+/// heard, and so has whoever answers a probe.
+pub(super) async fn dataservers_found(registry: &Registry, metrics: &Metrics, config: &Config) {
+    let begun = Instant::now();
+    let (to_be_heard, to_be_probed) = (config.common.heart_beat_time, config.registry.probe.timeout);
+    // An nsqd that cannot be reached is not waited for.
+    while begun.elapsed() < 2 * to_be_heard {
+        let now = Instant::now();
+        let [live, suspect, ..] = registry.states(now);
+        // The first who passes its probe must not get all requests.
+        let is_enough = live > 0 && (suspect == 0 || begun.elapsed() > to_be_probed);
+        let all_had_time = metrics.first_connected().is_some_and(|since| now > since + to_be_heard);
+        if is_enough || all_had_time {
+            break;
+        }
+        sleep(POLL).await;
+    }
+    registry.publish();
+    let seconds = begun.elapsed().as_secs_f64();
+    tracing::info!(seconds, dataservers = registry.live(Instant::now()), "who waits is let in");
+}
