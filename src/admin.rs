@@ -9,6 +9,7 @@ mod stream;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Body;
@@ -20,7 +21,7 @@ use tower::ServiceExt;
 use stream::Stream;
 
 use crate::addr::Networks;
-use crate::config::Config;
+use crate::config::{Change, Fault, Gateway, Running};
 use crate::metrics::Metrics;
 use crate::problem::problem;
 use crate::registry::Registry;
@@ -29,27 +30,34 @@ use crate::registry::Registry;
 #[derive(Clone)]
 pub struct Admin {
     router: Router,
-    allow: Arc<Networks>,
-    /// Proxies whose word on who asks counts.
-    trusted: Arc<Networks>,
     state: api::Shown,
+}
+
+/// How it went when the config was read again.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    /// When.
+    pub at: SystemTime,
+    /// As in `gateway_config_reloads_total{result}`.
+    pub result: &'static str,
+    /// Why it was not taken, if it was not.
+    pub faults: Vec<Fault>,
+    /// What the file says and what holds only after a restart.
+    pub waiting: Vec<Change>,
 }
 
 impl Admin {
     /// The admin paths of one gateway, for clients in `gateway.admin_allow`.
-    pub fn new(registry: Registry, metrics: Metrics, config: &Config) -> Self {
-        let gateway = &config.gateway;
+    pub fn new(registry: Registry, metrics: Metrics, config: Running) -> Self {
         let state = api::Shown {
             registry,
             metrics,
-            stream: Stream::new(config.limits.viewers),
+            stream: Stream::default(),
             draining: CancellationToken::new(),
-            name: config.name.clone(),
-            heart_beat_time: config.common.heart_beat_time,
-            keeps_snapshot: config.registry.snapshot.is_some(),
+            config,
+            reload: Arc::default(),
         };
-        let (allow, trusted) = (gateway.admin_allow.clone(), gateway.trusted_proxies.clone());
-        Self { router: api::router(state.clone()), allow: Arc::new(allow), trusted: Arc::new(trusted), state }
+        Self { router: api::router(state.clone()), state }
     }
 
     /// Whether a path is one of the admin paths, which are not forwarded.
@@ -74,9 +82,17 @@ impl Admin {
         readyz::readiness(&self.state, Instant::now())
     }
 
+    /// The config was read again.
+    pub fn reloaded(&self, reload: Reload) {
+        self.state.reload.store(Some(Arc::new(reload)));
+    }
+
     /// Answers a request from this peer.
     pub async fn answer(self, peer: IpAddr, request: Request<Body>) -> Response<Body> {
-        if !client(peer, request.headers(), &self.trusted).is_some_and(|client| self.allow.contains(client)) {
+        let config = self.state.config.now();
+        let Gateway { admin_allow, trusted_proxies, .. } = &config.gateway;
+        let client = client(peer, request.headers(), trusted_proxies);
+        if !client.is_some_and(|client| admin_allow.contains(client)) {
             let detail = "this client is in none of the networks of gateway.admin_allow";
             return problem(StatusCode::FORBIDDEN, "Forbidden", detail).map(Body::from);
         }

@@ -1,8 +1,10 @@
 //! Builds a gateway, runs it, drains it. The only place that sees everything.
 
+mod certificate;
 mod crew;
 mod demo;
 mod listeners;
+mod reload;
 mod service;
 mod start;
 mod supervise;
@@ -10,6 +12,7 @@ mod switch;
 mod workers;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,21 +21,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addr::{Dialable, OwnListeners};
 use crate::admin::Admin;
-use crate::config::{self, Config};
+use crate::config::{Config, Faults, Master};
 use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
-use crate::liveness::{Liveness, Snapshot};
+use crate::liveness::{self, Liveness, Snapshot};
 use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Signed, Subscriber};
 use crate::proxy;
-use crate::registry::{Ejection, Reason, Registry, Settings};
-use crate::server::{Leave, Listeners};
+use crate::registry::{Reason, Registry};
+use crate::server::{Leave, Listeners, Places};
 use crate::systemd::{Notifier, Passed};
 use crate::telemetry::Log;
-use crate::tls::Identity;
 
 pub use demo::demo;
 
+pub use reload::Source;
+
+use certificate::Certificate;
 use listeners::Doors;
+use reload::{Reloader, Rooms};
 use supervise::Tasks;
 use workers::{Shared, Workers};
 
@@ -63,7 +69,8 @@ pub struct App {
     doors: Doors,
     embedded: Option<EmbeddedNsq>,
     listen: Vec<SocketAddr>,
-    tls: Option<Identity>,
+    certificate: Certificate,
+    source: Option<Source>,
 }
 
 impl App {
@@ -72,11 +79,20 @@ impl App {
     /// # Errors
     /// When one cannot be had: then none is.
     pub async fn bind(config: Config, passed: Vec<Passed>) -> Result<Self, StartError> {
-        let tls = config.gateway.tls.as_ref().map(identity).transpose()?;
+        let certificate = Certificate::default();
+        let identity =
+            certificate.of(&config).map_err(|faults| anyhow::Error::new(Faults::of_tls(faults)))?;
+        certificate.set(identity);
         let doors = Doors::open(&config, passed, workers(&config)?)?;
         let listen = doors.listen.addresses().map_err(anyhow::Error::from)?;
         let embedded = if config.runs_embedded_nsq() { Some(bind_embedded(&config).await?) } else { None };
-        Ok(Self { config, doors, embedded, listen, tls })
+        Ok(Self { config, doors, embedded, listen, certificate, source: None })
+    }
+
+    /// Reads the config again when this source has another one; without it, it stays as it is.
+    #[must_use]
+    pub fn reload_from(self, source: Source) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// Where users' requests come in: one address, if the service manager did not pass sockets for several.
@@ -94,70 +110,68 @@ impl App {
     /// # Errors
     /// When a part of the gateway cannot be built, or a worker ends that should not.
     pub async fn run(self, stop: CancellationToken, log: Log) -> Result<(), StartError> {
-        let Self { config, doors, embedded, listen, tls } = self;
+        let Self { config, doors, embedded, listen, certificate, source } = self;
         let (notifier, workers) = (Notifier::from_env(), workers(&config)?);
-        let registry = Registry::new(registry_settings(&config.registry));
+        let registry = Registry::new(liveness::registry_settings(&config.registry));
         let metrics = Metrics::new(workers, &nsq::RESULTS, &Reason::ALL.map(Reason::label))
             .map_err(anyhow::Error::new)?;
         metrics.count_lost_lines("events", log.lost());
-        let admin = Admin::new(registry.clone(), metrics.clone(), &config);
+        let master = Master::new(config);
+        let (config, now) = (master.running(), master.now());
+        let admin = Admin::new(registry.clone(), metrics.clone(), config.clone());
         let admin_listen = doors.admin.as_ref().map(Listeners::addresses).transpose();
         let admin_listen = admin_listen.map_err(anyhow::Error::from)?.unwrap_or_default();
         let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);
         let nsq_listen = nsq_addrs.iter().flat_map(|nsq| [nsq.tcp, nsq.http, nsq.lookup]);
         let own: Vec<_> = listen.iter().chain(&admin_listen).copied().chain(nsq_listen).collect();
-        let dialable = Dialable::new(OwnListeners::new(own), config.registry.allow.clone());
+        let dialable = Dialable::new(OwnListeners::new(own), now.registry.allow.clone());
 
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
         if let Some(embedded) = embedded {
             tasks.spawn_late("embedded NSQ", |stop| embedded.run(stop.cancelled_owned()));
         }
-        let protocol = config.gateway.upstream_protocol;
-        let signed = Signed::of(&config).map_err(anyhow::Error::new)?;
-        let intake = Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol, signed);
+        let signed = Signed::of(&now, None).map_err(anyhow::Error::new)?.map(Arc::new);
+        let protocol = now.gateway.upstream_protocol;
+        let intake =
+            Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol, signed.clone());
+        let intake = Arc::new(intake);
         let embedded_nsqd = nsq_addrs.map(|nsq| [nsq.tcp, nsq.http]);
-        let subscriber = Subscriber::new(&config, embedded_nsqd, intake, metrics.clone())?;
+        let subscriber = Subscriber::new(config.clone(), embedded_nsqd, intake.clone(), metrics.clone())?;
         tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));
-        let liveness =
-            Liveness::new(registry.clone(), metrics.clone(), config.registry.clone(), dialable.clone());
+        let liveness = Liveness::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
         tasks.spawn_endless("liveness", liveness.run());
-        if let Some(snapshot) =
-            Snapshot::new(registry.clone(), metrics.clone(), &config.registry, dialable.clone())
-        {
-            // Before anybody is served: the first user should find them.
-            snapshot.restore().await;
-            tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
-        }
+        let snapshot = Snapshot::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
+        // Before anybody is served: the first user should find them.
+        snapshot.restore().await;
+        tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));
         tasks.spawn_endless("page", admin.clone().tell_viewers());
-        if let (Some(identity), Some(files)) = (tls.clone(), &config.gateway.tls) {
-            let (interval, metrics) = (files.check_interval, metrics.clone());
-            let watch = identity.watch(interval, move |used| metrics.tls_reloaded(used));
-            tasks.spawn_endless("certificate watch", watch);
-        }
+        let watch = certificate.clone().watch(config.clone(), metrics.clone());
+        tasks.spawn_endless("certificate watch", watch);
 
         if doors.listen.shared {
             tokio::select! {
-                () = start::dataservers_found(&registry, &metrics, &config) => {}
+                () = start::dataservers_found(&registry, &metrics, &now) => {}
                 () = stop.cancelled() => {} // those who have come are answered all the same
             }
         }
 
         // Data: each worker on a thread of its own.
-        let (lame_duck, drain) = (config.timeouts.lame_duck, config.timeouts.drain);
-        let settings = proxy::Settings::new(&config, workers, dialable);
+        let fixed = proxy::Fixed::new(workers, dialable.clone());
         let control = Handle::current();
         let admin_is_apart = doors.admin.is_some();
+        let places = Places::new(now.limits.connections);
         let shared = Shared {
             registry,
-            metrics,
+            metrics: metrics.clone(),
             admin: admin.clone(),
-            settings,
-            config,
-            tls,
+            fixed,
+            config: config.clone(),
+            certificate: certificate.clone(),
+            places: places.semaphore(),
             admin_is_apart,
             control,
         };
@@ -169,9 +183,17 @@ impl App {
             "gateway listens"
         );
         service::attend(&notifier, &mut tasks, &admin, &workers);
+        if let Some(source) = source {
+            let runs_embedded = nsq_addrs.is_some();
+            let (admin, notifier) = (admin.clone(), notifier.clone());
+            let rooms = Rooms { admin, dialable, certificate, places, intake, signed, runs_embedded };
+            let reloader = Reloader { source, master, rooms, metrics, notifier };
+            tasks.spawn_endless("config reload", reloader.run());
+        }
         let told_to_stop = async {
             stop.cancelled().await;
             admin.drain();
+            let (lame_duck, drain) = drain_times(&config.now());
             notifier.stopping(lame_duck + drain + END);
             tracing::info!(lame_duck_seconds = lame_duck.as_secs_f64(), "not ready from now on");
             tokio::time::sleep(lame_duck).await;
@@ -185,16 +207,8 @@ impl App {
             tracing::error!(%error, "the gateway cannot go on");
         }
         admin.drain();
-        tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
-        let cut_off = workers.stop(Leave::Close).await;
-        if cut_off > 0 {
-            tracing::warn!(
-                connections = cut_off,
-                "connections did not end within timeouts.drain and were cut off"
-            );
-        }
-        tasks.stop().await;
-        tracing::info!("stopped");
+        let (_, drain) = drain_times(&config.now());
+        wind_up(workers, tasks, drain).await;
         result.map_err(StartError::Other)
     }
 }
@@ -206,24 +220,23 @@ fn workers(config: &Config) -> anyhow::Result<usize> {
     }
 }
 
-fn registry_settings(config: &config::Registry) -> Settings {
-    let config::Registry { ttl, capacity, join_rate, trusted_joins, ejection, .. } = *config;
-    let ejection = Ejection {
-        failures: u32::try_from(ejection.failures).unwrap_or(u32::MAX),
-        duration: ejection.duration,
-        max_duration: ejection.max_duration,
-        percent: ejection.percent,
-        answered_5xx: ejection.answered_5xx,
-    };
-    Settings { ttl, capacity, join_rate, trusted_joins, ejection }
+/// Lets everything end, the workers within `drain`.
+async fn wind_up(workers: Workers, tasks: Tasks, drain: Duration) {
+    tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
+    let cut_off = workers.stop(Leave::Close).await;
+    if cut_off > 0 {
+        tracing::warn!(
+            connections = cut_off,
+            "connections did not end within timeouts.drain and were cut off"
+        );
+    }
+    tasks.stop().await;
+    tracing::info!("stopped");
 }
 
-/// The files were good when the config was read; they may have changed since.
-fn identity(tls: &config::Tls) -> anyhow::Result<Identity> {
-    Identity::load(tls.cert.clone(), tls.key.clone()).map_err(|faults| {
-        let faults: Vec<_> = faults.iter().map(|fault| format!("gateway.tls.{fault}")).collect();
-        anyhow::anyhow!("{}", faults.join("; "))
-    })
+/// How long it serves on after it was told to stop, and how long what is under way then has to end.
+fn drain_times(Config { timeouts, .. }: &Config) -> (Duration, Duration) {
+    (timeouts.lame_duck, timeouts.drain)
 }
 
 async fn bind_embedded(config: &Config) -> Result<EmbeddedNsq, StartError> {

@@ -11,12 +11,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use packaging::Packaging;
 
 use crate::config::{self, Faults};
-use crate::shutdown::Signals;
+use crate::shutdown::{Hangups, Signals};
 use crate::telemetry::{self, Log, LogFormat};
 
 /// `EX_CONFIG` of sysexits.h.
@@ -90,6 +91,22 @@ fn start_logging(format: LogFormat, config: &config::Log) -> anyhow::Result<Log>
     let (log, writer) = telemetry::init(format, config)?;
     thread::Builder::new().name("log".to_owned()).spawn(|| telemetry::write(writer))?;
     Ok(log)
+}
+
+/// Tells of each SIGHUP from now on; those that come while one is seen to are one. To be called on the runtime.
+///
+/// # Errors
+/// When it cannot be heard.
+pub fn hangups() -> io::Result<mpsc::Receiver<()>> {
+    let mut hangups = Hangups::new()?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            hangups.next().await;
+            let _ = sender.try_send(()); // one that waits already will do
+        }
+    });
+    Ok(receiver)
 }
 
 /// The first signal asks for an orderly end, and a second one for any.

@@ -16,6 +16,7 @@ mod nsq;
 mod reader;
 mod registry;
 mod reload;
+mod running;
 mod timeouts;
 mod tls;
 
@@ -31,6 +32,7 @@ pub use log::Log;
 pub use nsq::{Embedded, EmbeddedListen, Nsq};
 pub use registry::{Ejection, Probe, Registry};
 pub use reload::Reload;
+pub use running::{Master, Running};
 pub use timeouts::Timeouts;
 pub use tls::Tls;
 
@@ -42,7 +44,7 @@ use reader::Reader;
 pub const DEFAULT_PATH: &str = "conf/config.yaml";
 
 /// Longest file that is read, in bytes.
-const MAX_FILE: u64 = 1024 * 1024;
+pub const MAX_FILE: u64 = 1024 * 1024;
 
 /// The whole config, validated.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -94,6 +96,18 @@ impl Config {
             config.registry.check_snapshot(faults);
             config.nsq.check_files(faults);
         })
+    }
+
+    /// As [`Config::load_for_gateway`], while a gateway runs. An empty file is a good one at the start; here somebody is
+    /// just about to write it, or has lost what was in it.
+    ///
+    /// # Errors
+    /// As [`Config::load_for_gateway`], and when the file is empty.
+    pub fn load_again(path: &Path) -> Result<Self, Faults> {
+        if read_file(path)?.trim().is_empty() {
+            return Err(Faults::one("", "is empty".to_owned()));
+        }
+        Self::load_for_gateway(path)
     }
 
     /// As [`Config::load_for_gateway`], for a dataserver: it need not be able to read the gateway's private key.

@@ -24,7 +24,7 @@ mod wire;
 
 pub use body::{BodyError, Incoming, OnUpgrade, Upgraded};
 pub use client::{Answer, Client, Error, Failed};
-pub use connection::{Connection, Ending, HeadTime, serve};
+pub use connection::{Connection, Ending, HeadRules, serve};
 pub use head::{Limits, Refusal};
 pub use response::Malformed;
 pub use spare::recycle;

@@ -20,7 +20,7 @@
 //! | [`systemd`] | the sockets that the service manager passes on, and what it is told | |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
-//! | [`addr`], [`alarm`], [`fetch`], [`key`], [`lines`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, one HTTP GET, a key that two sides share, lines on their way to a log, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
+//! | [`addr`], [`alarm`], [`current`], [`fetch`], [`file_watch`], [`key`], [`lines`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, what holds at present, one HTTP GET, files that change, a key that two sides share, lines on their way to a log, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -40,9 +40,11 @@ pub mod alarm;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod current;
 pub mod dataserver;
 pub mod embedded_nsq;
 pub mod fetch;
+pub mod file_watch;
 pub mod health;
 pub mod heartbeat;
 pub mod http1;

@@ -12,12 +12,12 @@ mod tests;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::addr::Dialable;
-use crate::config;
+use crate::config::{self, Running};
 use crate::metrics::Metrics;
-use crate::registry::{Entry, Probed, Registry, State};
+use crate::registry::{Ejection, Entry, Evicted, Probed, Registry, Settings, State};
 
 pub use snapshot::Snapshot;
 
@@ -33,10 +33,29 @@ const PAUSE_TOLD: Duration = Duration::from_secs(1);
 /// Ticks within what a tick may be late.
 const TICKS: u32 = 5;
 
+/// What of the config the registry goes by.
+pub fn registry_settings(config: &config::Registry) -> Settings {
+    let config::Registry { ttl, capacity, join_rate, trusted_joins, ejection, .. } = *config;
+    let ejection = Ejection {
+        failures: u32::try_from(ejection.failures).unwrap_or(u32::MAX),
+        duration: ejection.duration,
+        max_duration: ejection.max_duration,
+        percent: ejection.percent,
+        answered_5xx: ejection.answered_5xx,
+    };
+    Settings { ttl, capacity, join_rate, trusted_joins, ejection }
+}
+
+/// By the allowance so much time may have passed at the next tick, and nobody is to expire before that.
+fn silence(registry: &Registry) -> Silence {
+    Silence { ttl: registry.ttl(), margin: registry.tick_allowance() }
+}
+
 /// Keeps the live set right, for as long as it is polled.
 pub struct Liveness {
     registry: Registry,
     metrics: Metrics,
+    config: Running,
     settings: config::Registry,
     prober: Prober,
     hold: Hold,
@@ -48,19 +67,17 @@ pub struct Liveness {
 
 impl Liveness {
     /// For the dataservers of `registry`, where they may be dialled.
-    pub fn new(registry: Registry, metrics: Metrics, settings: config::Registry, dialable: Dialable) -> Self {
+    pub fn new(registry: Registry, metrics: Metrics, config: Running, dialable: Dialable) -> Self {
+        let settings = config.now().registry.clone();
         let prober = Prober::new(settings.probe.clone(), dialable);
-        // By so much time may have passed at the next tick, and nobody is to expire before that.
-        let silence = Silence { ttl: registry.ttl(), margin: registry.tick_allowance() };
+        let silence = silence(&registry);
         let (hold, path, next_survey) = (Hold::Flowing, Path::Down, Instant::now());
-        Self { registry, metrics, settings, prober, hold, silence, path, next_survey }
+        Self { registry, metrics, config, settings, prober, hold, silence, path, next_survey }
     }
 
     /// Runs for as long as it is polled.
     pub async fn run(mut self) {
-        let mut ticks = tokio::time::interval(self.registry.tick_allowance() / TICKS);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sweeps = tokio::time::interval(self.settings.sweep_interval);
+        let (mut ticks, mut sweeps) = self.intervals();
         let registry = self.registry.clone();
         loop {
             tokio::select! {
@@ -73,6 +90,10 @@ impl Liveness {
                     // One that takes longer than its interval leaves as much time to others.
                     sweeps.reset();
                 }
+                config = self.config.changed() => {
+                    self.reconfigure(config.registry.clone(), Instant::now());
+                    (ticks, sweeps) = self.intervals();
+                }
                 (entry, answer) = self.prober.came_back() => self.probed(&entry, answer),
                 // They are looked at below, whatever happened.
                 () = registry.doubts_raised() => {}
@@ -82,7 +103,42 @@ impl Liveness {
         }
     }
 
+    /// How often to tick, and how often to sweep; the first of each is due at once.
+    fn intervals(&self) -> (Interval, Interval) {
+        let mut ticks = tokio::time::interval(self.registry.tick_allowance() / TICKS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        (ticks, tokio::time::interval(self.settings.sweep_interval))
+    }
+
+    fn reconfigure(&mut self, settings: config::Registry, now: Instant) {
+        if settings == self.settings {
+            return;
+        }
+        // By the old limits, for the last time: what a longer TTL would forgive is over.
+        self.note_pause(now);
+        self.sweep(now);
+        if settings.allow != self.settings.allow {
+            self.tell_of_evicted(self.registry.expel(now, |addr| self.prober.may_ask(addr)));
+        }
+        self.registry.reconfigure(registry_settings(&settings));
+        self.silence = silence(&self.registry);
+        self.prober.reconfigure(settings.probe.clone());
+        self.settings = settings;
+        // Whoever is silent for longer than a shorter TTL is still there to be looked at: when that is most of them, it is
+        // not they who fail.
+        self.survey(self.path, now);
+    }
+
     fn tick(&mut self, now: Instant) {
+        self.note_pause(now);
+        let (connected, known) = self.metrics.nsqds_connected();
+        let path = Path::of(connected, known);
+        if now >= self.next_survey || path != self.path || self.registry.has_changed_since_survey() {
+            self.survey(path, now);
+        }
+    }
+
+    fn note_pause(&self, now: Instant) {
         if let Some(pause) = self.registry.tick(now) {
             self.metrics.paused(pause);
             let seconds = pause.as_secs_f64();
@@ -94,11 +150,9 @@ impl Liveness {
                 tracing::debug!(seconds, "the gateway stood still for a moment");
             }
         }
-        let (connected, known) = self.metrics.nsqds_connected();
-        let path = Path::of(connected, known);
-        if now < self.next_survey && path == self.path && !self.registry.has_changed_since_survey() {
-            return;
-        }
+    }
+
+    fn survey(&mut self, path: Path, now: Instant) {
         self.path = path;
         let survey = self.registry.survey(now, self.silence.late());
         let before = self.hold;
@@ -182,9 +236,13 @@ impl Liveness {
     }
 
     fn sweep(&self, now: Instant) {
+        self.tell_of_evicted(self.registry.sweep(now, self.hold.mercy(self.settings.probe.give_up)));
+    }
+
+    fn tell_of_evicted(&self, evicted: Vec<Evicted>) {
         let (ttl, ttl_seconds) =
             (humantime::format_duration(self.silence.ttl), self.silence.ttl.as_secs_f64());
-        for evicted in self.registry.sweep(now, self.hold.mercy(self.settings.probe.give_up)) {
+        for evicted in evicted {
             let reason = evicted.reason.label();
             self.metrics.evicted(reason);
             tracing::info!(

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use nsq_gateway::addr::Addr;
-use nsq_gateway::app::{self, App};
+use nsq_gateway::app::{self, App, Source};
 use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH};
 use nsq_gateway::health::Listener;
 use nsq_gateway::systemd;
-use nsq_gateway::telemetry::LogFormat;
+use nsq_gateway::telemetry::{Log, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         // It needs no file, and must not depend on where it is started.
         Some(Command::Demo) if named.is_none() => demo(Config::default(), log_format),
         Some(Command::Demo) => with_config(named, |config| demo(config, log_format)),
-        None => with_config(named, |config| run(config, log_format)),
+        None => with_config(named, |config| run(config, Config::file(named), log_format)),
     }
 }
 
@@ -82,12 +82,13 @@ fn with_config(named: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> Ex
     }
 }
 
-fn run(config: Config, log_format: LogFormat) -> ExitCode {
+fn run(config: Config, file: Option<&Path>, log_format: LogFormat) -> ExitCode {
     match systemd::passed() {
         Ok(passed) => {
             let log = config.log.clone();
             cli::run(log_format, &log, |stop, log| async {
-                App::bind(config, passed).await?.run(stop, log).await
+                let source = source(file, &log)?;
+                App::bind(config, passed).await?.reload_from(source).run(stop, log).await
             })
         }
         Err(error) => cli::failed(&error),
@@ -96,7 +97,15 @@ fn run(config: Config, log_format: LogFormat) -> ExitCode {
 
 fn demo(config: Config, log_format: LogFormat) -> ExitCode {
     let log = config.log.clone();
-    cli::run(log_format, &log, |stop, log| app::demo(config, stop, log))
+    cli::run(log_format, &log, |stop, log| async {
+        let source = source(None, &log)?;
+        app::demo(config, source, stop, log).await
+    })
+}
+
+/// Where the config comes from while the gateway runs.
+fn source(file: Option<&Path>, log: &Log) -> anyhow::Result<Source> {
+    Ok(Source { file: file.map(Path::to_owned), asked: cli::hangups()?, log: log.filter() })
 }
 
 fn check(named: Option<&Path>, config: &Config) -> ExitCode {

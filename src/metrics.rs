@@ -8,7 +8,7 @@ mod observed;
 mod worker;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -72,6 +72,12 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
     (CONNECTIONS, Kind::Gauge, "Open connections from users, by protocol."),
     (WORKER_CONNECTIONS, Kind::Gauge, "Open connections from users, by worker."),
     (CONNECTIONS_REFUSED, Kind::Counter, "Connections from users that ended before any HTTP, by reason."),
+    (CONFIG_RELOADS, Kind::Counter, "Times that the config was read again, by result."),
+    (
+        CONFIG_GOOD,
+        Kind::Gauge,
+        "Whether the config could be taken when it was read last (0 or 1); if not, the last good one holds.",
+    ),
     (TLS_RELOADS, Kind::Counter, "Changes of the certificate's files that were seen, by result."),
     (LOG_LINES_LOST, Kind::Counter, "Log lines that could not be written, or not in time, by log."),
 ];
@@ -98,6 +104,8 @@ const RETRIES: &str = "gateway_retries_total";
 const CONNECTIONS: &str = "gateway_connections";
 const WORKER_CONNECTIONS: &str = "gateway_worker_connections";
 const CONNECTIONS_REFUSED: &str = "gateway_connections_refused_total";
+const CONFIG_RELOADS: &str = "gateway_config_reloads_total";
+const CONFIG_GOOD: &str = "gateway_config_last_reload_successful";
 const TLS_RELOADS: &str = "gateway_tls_reloads_total";
 const LOG_LINES_LOST: &str = "gateway_log_lines_lost_total";
 
@@ -121,6 +129,8 @@ struct Inner {
     last_heartbeat_millis: AtomicU64,
     joins: AtomicU64,
     evictions: Counts,
+    config_reloads: Counts,
+    config_is_bad: AtomicBool,
     tls_reloads: Counts,
     probes: Counts,
     ejections: AtomicU64,
@@ -182,6 +192,8 @@ impl Metrics {
             last_heartbeat_millis: AtomicU64::new(0),
             joins: AtomicU64::new(0),
             evictions: Counts::new(EVICTIONS, "reason", reasons),
+            config_reloads: Counts::new(CONFIG_RELOADS, "result", &["applied", "unchanged", "rejected"]),
+            config_is_bad: AtomicBool::new(false),
             tls_reloads: Counts::new(TLS_RELOADS, "result", &["used", "refused"]),
             probes: Counts::new(PROBES, "result", &["passed", "failed", "not_asked"]),
             ejections: AtomicU64::new(0),
@@ -260,6 +272,12 @@ impl Metrics {
         *self.inner.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The config was read again, and came to this end.
+    pub fn config_reloaded(&self, result: &'static str) {
+        self.inner.config_reloads.add(result);
+        self.inner.config_is_bad.store(result == "rejected", Ordering::Relaxed);
+    }
+
     /// The certificate's files changed, and what they hold now is used or is not good.
     pub fn tls_reloaded(&self, used: bool) {
         self.inner.tls_reloads.add(if used { "used" } else { "refused" });
@@ -311,6 +329,9 @@ impl Metrics {
         let inner = &*self.inner;
         inner.heartbeats.publish(inner);
         inner.evictions.publish(inner);
+        inner.config_reloads.publish(inner);
+        let is_good = !inner.config_is_bad.load(Ordering::Relaxed);
+        inner.gauge(CONFIG_GOOD, &[], f64::from(u8::from(is_good)));
         inner.tls_reloads.publish(inner);
         inner.probes.publish(inner);
         inner.snapshot_writes.publish(inner);

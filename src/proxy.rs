@@ -31,6 +31,7 @@ use tower::{Service, ServiceBuilder};
 
 use crate::addr::{Dialable, Networks};
 use crate::config::{self, Config};
+use crate::current::Current;
 use crate::http1::Scratch;
 use crate::metrics::Metrics;
 use crate::registry::{Reader, Registry};
@@ -39,9 +40,13 @@ pub use body::{Body, Incoming};
 pub use error::Error;
 pub use headers::{Client, check, is_grpc};
 
+use connect::Http2Terms;
 use headers::Via;
 use pool::Pool;
 use retry::Budget;
+
+/// A shorter `timeouts.pool_idle` is noticed after so long.
+const MOST_UNTIDY: Duration = Duration::from_secs(1);
 
 /// What a worker's requests share.
 pub struct Worker {
@@ -54,11 +59,27 @@ pub struct Worker {
     retry_budget: Budget,
     tunnels: TaskTracker,
     scratch: Rc<Scratch>,
-    settings: Settings,
+    fixed: Fixed,
+    settings: Current<Settings>,
+}
+
+/// What all workers of a gateway have in common, and never changes.
+#[derive(Clone)]
+pub struct Fixed {
+    workers: usize,
+    dialable: Dialable,
+    /// The same on all workers: a request that comes back may reach another one.
+    via: Arc<Via>,
+}
+
+impl Fixed {
+    /// For so many workers; `dialable` is where requests may go.
+    pub fn new(workers: usize, dialable: Dialable) -> Self {
+        Self { workers, dialable, via: Arc::new(Via::new()) }
+    }
 }
 
 /// What of the config concerns a request.
-#[derive(Clone)]
 pub struct Settings {
     balance: config::Balance,
     retry_budget: config::RetryBudget,
@@ -67,15 +88,11 @@ pub struct Settings {
     trusted_proxies: Networks,
     request_id: config::Ids,
     traceparent: config::Ids,
-    workers: usize,
-    dialable: Dialable,
-    /// The same on all workers: a request that comes back may reach another one.
-    via: Arc<Via>,
 }
 
 impl Settings {
-    /// Takes what concerns a request, for all workers of a gateway; `dialable` is where they may go.
-    pub fn new(config: &Config, workers: usize, dialable: Dialable) -> Self {
+    /// Takes what concerns a request.
+    pub fn new(config: &Config) -> Self {
         Self {
             balance: config.gateway.balance,
             retry_budget: config.gateway.retry_budget,
@@ -84,16 +101,19 @@ impl Settings {
             trusted_proxies: config.gateway.trusted_proxies.clone(),
             request_id: config.gateway.request_id,
             traceparent: config.gateway.traceparent,
-            workers,
-            dialable,
-            via: Arc::new(Via::new()),
         }
     }
 }
 
 impl Worker {
     /// The state of worker number `index`; `None` if the metrics were made for fewer.
-    pub fn new(index: usize, registry: &Registry, metrics: &Metrics, settings: Settings) -> Option<Rc<Self>> {
+    pub fn new(
+        index: usize,
+        registry: &Registry,
+        metrics: &Metrics,
+        fixed: Fixed,
+        settings: Settings,
+    ) -> Option<Rc<Self>> {
         Some(Rc::new(Self {
             index,
             registry: RefCell::new(registry.reader()),
@@ -101,11 +121,29 @@ impl Worker {
             metrics: metrics.clone(),
             counts: metrics.worker(index)?,
             pool: Pool::new(settings.limits.pool),
-            retry_budget: Budget::new(settings.retry_budget, settings.workers),
+            retry_budget: Budget::new(settings.retry_budget, fixed.workers),
             tunnels: TaskTracker::new(),
             scratch: Rc::new(Scratch::new(settings.limits.body_buffer)),
-            settings,
+            fixed,
+            settings: Current::new(settings),
         }))
+    }
+
+    /// From now on these hold: for every request that comes, and for the next one on a connection that is open.
+    pub fn reconfigure(&self, settings: Settings) {
+        let before = self.settings.get();
+        self.retry_budget.set(settings.retry_budget, self.fixed.workers);
+        self.scratch.set_body_read(settings.limits.body_buffer);
+        self.pool.set_most_idle(settings.limits.pool);
+        if Http2Terms::of(&before) != Http2Terms::of(&settings) {
+            self.pool.retire_http2();
+        }
+        self.settings.set(settings);
+    }
+
+    /// What holds now. A request that asks more than once may see a change in between.
+    fn settings(&self) -> Rc<Settings> {
+        self.settings.get()
     }
 
     /// Waits until every tunnel has ended. Returns how many had not at the deadline.
@@ -117,9 +155,9 @@ impl Worker {
 
     /// Closes connections to dataservers that were idle for too long, for as long as it is polled.
     pub async fn tidy_pool(&self) {
-        let pool_idle = self.settings.timeouts.pool_idle;
         loop {
-            tokio::time::sleep((pool_idle / 4).max(Duration::from_millis(1))).await;
+            let pool_idle = self.settings().timeouts.pool_idle;
+            tokio::time::sleep((pool_idle / 4).clamp(Duration::from_millis(1), MOST_UNTIDY)).await;
             self.registry.borrow_mut().refresh();
             self.pool.close_idle(pool_idle);
         }

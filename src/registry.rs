@@ -20,7 +20,7 @@ mod survey;
 mod traffic;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -58,7 +58,7 @@ pub struct Registry {
 }
 
 struct Inner {
-    capacity: usize,
+    capacity: AtomicUsize,
     entries: DashMap<Addr, Arc<Entry>>,
     next_id: AtomicU64,
     joins: Joins,
@@ -115,11 +115,13 @@ pub enum Reason {
     ProbeFailed,
     /// It said so.
     Goodbye,
+    /// It may not be where it is, since somebody has changed what may.
+    NotAllowed,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Expired, Self::ProbeFailed, Self::Goodbye];
+    pub const ALL: [Self; 4] = [Self::Expired, Self::ProbeFailed, Self::Goodbye, Self::NotAllowed];
 
     /// The label of `gateway_evictions_total{reason}`.
     pub const fn label(self) -> &'static str {
@@ -127,6 +129,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::ProbeFailed => "probe_failed",
             Self::Goodbye => "goodbye",
+            Self::NotAllowed => "not_allowed",
         }
     }
 }
@@ -153,7 +156,7 @@ impl Registry {
     pub fn new(settings: Settings) -> Self {
         let Settings { ttl, capacity, join_rate, trusted_joins, ejection } = settings;
         let inner = Inner {
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             entries: DashMap::new(),
             next_id: AtomicU64::new(0),
             joins: Joins::new(join_rate, trusted_joins, ttl),
@@ -162,6 +165,17 @@ impl Registry {
             shared: Arc::new(Shared::new(ttl, ejection)),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on these hold. Whoever is in the set stays: [`hold`](Self::hold) says who is silent for too long, and
+    /// the caller [ticks](Self::tick) as often as the new TTL wants it.
+    pub fn reconfigure(&self, settings: Settings) {
+        let Settings { ttl, capacity, join_rate, trusted_joins, ejection } = settings;
+        let inner = &*self.inner;
+        inner.capacity.store(capacity, Ordering::Relaxed);
+        inner.joins.set_most(join_rate, trusted_joins, ttl);
+        inner.shared.set_ejection(ejection);
+        inner.shared.clock.set_ttl(ttl);
     }
 
     /// How long a silent dataserver stays live.
@@ -186,7 +200,7 @@ impl Registry {
             return Recorded::Superseded;
         }
         // Counted before it is inserted: two new ones at once must not both take the last place.
-        if !inner.shared.take_place(inner.capacity) {
+        if !inner.shared.take_place(inner.capacity()) {
             return Recorded::Full;
         }
         let (what, doubt) = match inner.joins.admit(now) {
@@ -251,7 +265,7 @@ impl Registry {
     /// a TTL to be heard. Returns whether it was taken.
     pub fn restore(&self, member: Member, now: Instant) -> bool {
         let inner = &*self.inner;
-        if !inner.shared.take_place(inner.capacity) {
+        if !inner.shared.take_place(inner.capacity()) {
             return false;
         }
         let addr = member.addr.clone();
@@ -269,16 +283,32 @@ impl Registry {
     /// Removes the entries that are no longer live, and those that are silent and have failed their probes for
     /// `mercy`.
     pub fn sweep(&self, now: Instant, mercy: Duration) -> Vec<Evicted> {
+        let clock = &self.inner.shared.clock;
+        let (oldest_live, ttl) = (clock.oldest_live(now), clock.ttl());
+        self.inner.departed.forget_old(now);
+        self.evict(now, |entry, silent_for| entry.reason_to_leave(oldest_live, silent_for > ttl, now, mercy))
+    }
+
+    /// Removes the entries whose address may not be in the set any more. Of whom that cannot be told, because a name may
+    /// lead anywhere, has to pass a probe.
+    pub fn expel(&self, now: Instant, may_stay: impl Fn(&Addr) -> Option<bool>) -> Vec<Evicted> {
+        self.evict(now, |entry, _| {
+            let may_stay = may_stay(entry.addr());
+            if may_stay.is_none() {
+                entry.doubt(Failure::Resolve);
+            }
+            (may_stay == Some(false)).then_some(Reason::NotAllowed)
+        })
+    }
+
+    /// Removes those that there is a reason for; it is asked with how long each was silent.
+    fn evict(&self, now: Instant, reason: impl Fn(&Entry, Duration) -> Option<Reason>) -> Vec<Evicted> {
         let inner = &*self.inner;
-        let clock = &inner.shared.clock;
-        let (running, oldest_live, ttl) = (clock.running(now), clock.oldest_live(now), clock.ttl());
+        let running = inner.shared.clock.running(now);
         let mut evicted = Vec::new();
-        inner.departed.forget_old(now);
         inner.entries.retain(|_, entry| {
             let silent_for = entry.silence(running);
-            let Some(reason) = entry.reason_to_leave(oldest_live, silent_for > ttl, now, mercy) else {
-                return true;
-            };
+            let Some(reason) = reason(entry, silent_for) else { return true };
             // While its place in the map is still locked: a heartbeat that comes now finds one or the other.
             let what = inner.depart(entry, reason, None, now);
             evicted.push(Evicted {
@@ -326,6 +356,10 @@ impl Registry {
 }
 
 impl Inner {
+    fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
     /// A new entry, for a place that is locked.
     fn admit(
         &self,
@@ -353,7 +387,7 @@ impl Inner {
         let what = What::Left { reason, silence, via: entry.via() };
         let history = entry.leave(what.clone(), now);
         let past = Past { since: now, traffic: entry.traffic().clone(), history, goodbye };
-        self.departed.remember(entry.addr(), past, self.capacity);
+        self.departed.remember(entry.addr(), past, self.capacity());
         self.shared.changed.notify_one();
         what
     }

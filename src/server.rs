@@ -8,6 +8,7 @@ mod http;
 mod http2;
 mod io;
 mod listen;
+mod places;
 mod proxy_protocol;
 mod spread;
 
@@ -33,12 +34,13 @@ use crate::metrics::Worker;
 use crate::proxy::{Body, Client, Incoming};
 use crate::tls::Identity;
 
+pub use http::Http;
 pub use listen::Listeners;
+pub use places::Places;
 pub use spread::Spread;
 
 use door::Door;
 use drain::Drain;
-use http::Http;
 use spread::Placed;
 
 /// The longest pause after the process ran out of file descriptors, or the like, before the next accept.
@@ -64,8 +66,6 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// `limits.head_bytes`, `limits.headers`, `limits.linger_bytes` and `limits.cancelled_streams` matter here.
     pub limits: Limits,
-    /// One permit a connection, shared by all workers.
-    pub connections: Arc<Semaphore>,
     /// The counts of the worker that serves; none for a listener that is not a worker's.
     pub counts: Option<Arc<Worker>>,
     /// Who may connect, and begins each connection with a PROXY protocol header; none where nobody does.
@@ -75,14 +75,15 @@ pub struct Settings {
 }
 
 /// Accepts and serves until it is told to `leave`, then lets what is under way end within `timeouts.drain`.
-/// `service_for` makes the service of a connection for its client; a `spread` of several shares the connections with
-/// others. Must run where `spawn_local` works.
+/// `service_for` makes the service of a connection for its client; each connection takes one of the `places`; a `spread` of
+/// several shares the connections with others. Must run where `spawn_local` works.
 ///
 /// Returns how many connections were cut off because they did not end in time.
 pub async fn serve<S>(
     listeners: Vec<TcpListener>,
     service_for: impl Fn(Client) -> S + 'static,
-    settings: Settings,
+    http: &Rc<Http>,
+    places: Arc<Semaphore>,
     mut spread: Spread,
     leave: &SetOnce<Leave>,
 ) -> usize
@@ -95,8 +96,6 @@ where
     }
     let drain = Drain::default();
     let connections = TaskTracker::new();
-    let (places, drain_time) = (settings.connections.clone(), settings.timeouts.drain);
-    let http = Rc::new(Http::new(settings));
     let service_for = Rc::new(service_for);
     let start = |((stream, peer, permit), counted): Placed| {
         let place = (permit, counted);
@@ -106,7 +105,7 @@ where
     };
     let mut door = Door::new(listeners, places.clone());
     let leave = accept_until(&mut door, &mut spread, leave.wait(), &start).await;
-    let deadline = Instant::now() + drain_time;
+    let deadline = Instant::now() + http.drain_time();
     drain.begin();
     let mut waiting = match leave {
         Leave::HandOver => door.leave(),

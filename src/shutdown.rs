@@ -1,4 +1,4 @@
-//! Being told to stop.
+//! What the system tells a process: to stop, or to read its files again.
 
 use std::io;
 
@@ -25,5 +25,23 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+/// The signal that asks the process to read its files again.
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// From now on SIGHUP ends the process no more: it is heard here.
+    ///
+    /// # Errors
+    /// When the signal handler cannot be installed.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Resolves with the next one; those that come meanwhile are one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
     }
 }

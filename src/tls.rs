@@ -6,7 +6,7 @@
 mod client;
 mod files;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,15 +17,16 @@ use tokio_rustls::rustls::ServerConfig;
 pub use client::connect_to_anybody;
 pub use files::{Fault, File};
 
-use files::{Files, Seen};
+use files::Files;
+
+use crate::file_watch::Watched;
 
 /// What this gateway shows to prove who it is. A cheap handle.
 #[derive(Clone)]
 pub struct Identity {
     current: Arc<ArcSwap<ServerConfig>>,
     files: Arc<Files>,
-    /// What the files were like when they were read.
-    first: Seen,
+    watched: Watched,
 }
 
 impl Identity {
@@ -35,8 +36,13 @@ impl Identity {
     /// Every fault that is found in them.
     pub fn load(cert: PathBuf, key: PathBuf) -> Result<Self, Vec<Fault>> {
         let files = Files { cert, key };
-        let (first, config) = files.read();
-        Ok(Self { current: Arc::new(ArcSwap::from(config?)), files: Arc::new(files), first })
+        let (watched, config) = files.read();
+        Ok(Self { current: Arc::new(ArcSwap::from(config?)), files: Arc::new(files), watched })
+    }
+
+    /// Whether it is of these files.
+    pub fn is_of(&self, cert: &Path, key: &Path) -> bool {
+        self.files.cert == cert && self.files.key == key
     }
 
     /// Makes handshakes with the pair that was read last.
@@ -47,19 +53,12 @@ impl Identity {
     /// Looks at the files every `interval`, for as long as it is polled. What they hold is used from the next
     /// handshake on; if it cannot be used, the last good pair stays. Each change is told to `changed`, with
     /// whether it was good.
-    pub async fn watch(self, interval: Duration, changed: impl Fn(bool)) {
-        let mut seen = self.first;
+    pub async fn watch(&self, interval: Duration, changed: impl Fn(bool)) {
         loop {
-            tokio::time::sleep(interval).await;
-            let files = self.files.clone();
-            // A file system may take its time.
-            let look = tokio::task::spawn_blocking(move || files.look(seen));
-            let Ok(Some((now, config))) = look.await else { continue };
-            let is_news = !now.holds_the_same_as(seen);
-            seen = now;
-            if !is_news {
-                continue;
-            }
+            self.watched.changed(interval).await;
+            let (files, watched) = (self.files.clone(), self.watched.clone());
+            let load = tokio::task::spawn_blocking(move || files.load(watched.read_again()));
+            let Ok(config) = load.await else { continue };
             match config {
                 Ok(config) => {
                     self.current.store(config);

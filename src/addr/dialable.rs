@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use super::{Networks, OwnListeners, is_dialable};
 
 /// Where connections to dataservers may lead. Asked of an address in a heartbeat, and again of what a host name resolves
@@ -10,13 +12,19 @@ use super::{Networks, OwnListeners, is_dialable};
 #[derive(Debug, Clone, Default)]
 pub struct Dialable {
     own: OwnListeners,
-    allow: Option<Arc<Networks>>,
+    /// Asked for each new connection and each heartbeat, and never for a request on a kept one.
+    allow: Arc<ArcSwapOption<Networks>>,
 }
 
 impl Dialable {
     /// Anywhere but to the gateway's own listeners; with `allow`, only in these networks.
     pub fn new(own: OwnListeners, allow: Option<Networks>) -> Self {
-        Self { own, allow: allow.map(Arc::new) }
+        Self { own, allow: Arc::new(ArcSwapOption::new(allow.map(Arc::new))) }
+    }
+
+    /// From now on only in these networks; with none, anywhere. It holds for every clone.
+    pub fn set_allow(&self, allow: Option<Networks>) {
+        self.allow.store(allow.map(Arc::new));
     }
 
     /// Whether a connection may be made.
@@ -31,7 +39,7 @@ impl Dialable {
 
     /// Whether it is in the networks that are allowed.
     pub fn allows(&self, ip: IpAddr) -> bool {
-        self.allow.as_ref().is_none_or(|allow| allow.contains(ip))
+        self.allow.load().as_ref().is_none_or(|allow| allow.contains(ip))
     }
 }
 
@@ -56,5 +64,8 @@ mod tests {
         ] {
             assert_eq!((permits(&anywhere, target), permits(&allowed, target)), (open, listed), "{target}");
         }
+        let clone = allowed.clone();
+        allowed.set_allow(None);
+        assert!(permits(&clone, "192.0.2.1:80"));
     }
 }

@@ -1,7 +1,8 @@
 //! The admin paths.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
@@ -11,7 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Stream;
-use super::{dataservers, readyz};
+use super::{Reload, dataservers, readyz};
+use crate::config::Running;
 use crate::metrics::{Metrics, Scrape};
 use crate::problem::problem;
 use crate::registry::{Failure, Registry, State};
@@ -22,11 +24,9 @@ pub(super) struct Shown {
     pub(super) metrics: Metrics,
     pub(super) stream: Stream,
     pub(super) draining: CancellationToken,
-    /// The gateway's.
-    pub(super) name: String,
-    /// How long a dataserver takes to be heard.
-    pub(super) heart_beat_time: Duration,
-    pub(super) keeps_snapshot: bool,
+    pub(super) config: Running,
+    /// The last one.
+    pub(super) reload: Arc<ArcSwapOption<Reload>>,
 }
 
 impl Shown {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::api::{Shared, Shown, no_store};
+use crate::config::Fault;
 use crate::metrics::{self, NsqdStatus};
 use crate::registry::{Frozen, State};
 
@@ -50,6 +51,26 @@ struct More {
     paused_seconds: f64,
     /// Nothing if none is kept.
     snapshot: Option<Snapshot>,
+    /// How it went when the config was read again the last time; nothing if it was not yet.
+    config_reload: Option<Reload>,
+}
+
+/// The config, read again.
+#[derive(Serialize)]
+struct Reload {
+    at: String,
+    result: &'static str,
+    /// Why it was not taken.
+    faults: Vec<ConfigFault>,
+    /// Keys whose value in the file holds only after a restart.
+    waiting_for_restart: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ConfigFault {
+    key: String,
+    line: Option<usize>,
+    message: String,
 }
 
 /// The live set on disk.
@@ -103,7 +124,9 @@ pub(super) fn reason(state: &Shown, live: usize, now: Instant) -> Option<&'stati
     // Until every dataserver has had the time to be heard once.
     Some(match state.metrics.first_connected() {
         None => "starting: no nsqd connected yet",
-        Some(since) if now < since + state.heart_beat_time => "starting: no heartbeat yet",
+        Some(since) if now < since + state.config.now().common.heart_beat_time => {
+            "starting: no heartbeat yet"
+        }
         Some(_) => "no live dataserver",
     })
 }
@@ -121,12 +144,29 @@ fn links(state: &Shown) -> Vec<Link> {
 impl More {
     fn new(state: &Shown, now: Instant) -> Self {
         let frozen = state.registry.frozen();
+        let keeps_snapshot = state.config.now().registry.snapshot.is_some();
         Self {
             states: State::ALL.map(State::label).into_iter().zip(state.registry.states(now)).collect(),
             frozen: frozen.is_some(),
             frozen_reason: frozen.map(Frozen::label),
             paused_seconds: state.metrics.paused_for().as_secs_f64(),
-            snapshot: state.keeps_snapshot.then(|| Snapshot::new(state.metrics.snapshot())),
+            snapshot: keeps_snapshot.then(|| Snapshot::new(state.metrics.snapshot())),
+            config_reload: state.reload.load().as_deref().map(Reload::new),
+        }
+    }
+}
+
+impl Reload {
+    fn new(super::Reload { at, result, faults, waiting }: &super::Reload) -> Self {
+        let fault = |fault: &Fault| {
+            let Fault { path, line, message } = fault.clone();
+            ConfigFault { key: path, line, message }
+        };
+        Self {
+            at: humantime::format_rfc3339_millis(*at).to_string(),
+            result,
+            faults: faults.iter().map(fault).collect(),
+            waiting_for_restart: waiting.iter().map(|change| change.key.clone()).collect(),
         }
     }
 }

@@ -48,7 +48,6 @@ pub(super) struct Stream {
 
 struct Inner {
     epoch: Instant,
-    most_viewers: usize,
     viewers: Vec<Viewer>,
     graph: Graph,
     /// As they were told. Empty while nobody watches.
@@ -67,11 +66,10 @@ struct Viewer {
     missed: bool,
 }
 
-impl Stream {
-    pub(super) fn new(most_viewers: usize) -> Self {
+impl Default for Stream {
+    fn default() -> Self {
         let inner = Inner {
             epoch: Instant::now(),
-            most_viewers,
             viewers: Vec::new(),
             graph: Graph::default(),
             rows: Rows::default(),
@@ -82,7 +80,9 @@ impl Stream {
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
+}
 
+impl Stream {
     /// Tells what changes, for as long as it is polled.
     pub(super) async fn run(&self, shown: &Shown) {
         let mut ticks = tokio::time::interval(INTERVAL);
@@ -125,7 +125,7 @@ impl Stream {
 impl Inner {
     fn admit(&mut self, shown: &Shown, now: Instant) -> Option<mpsc::Receiver<Bytes>> {
         self.viewers.retain(|viewer| !viewer.messages.is_closed());
-        if self.viewers.len() >= self.most_viewers {
+        if self.viewers.len() >= shown.config.now().limits.viewers {
             return None;
         }
         if self.viewers.is_empty() {
@@ -225,7 +225,7 @@ fn last_of(happened: &[crate::registry::Happened], clock: Clock) -> Vec<Event> {
 fn set(shown: &Shown, left_out: usize, clock: Clock, now: Instant) -> Set {
     let (hold, since) = shown.registry.held();
     Set {
-        name: shown.name.clone(),
+        name: shown.config.now().name.clone(),
         version: env!("CARGO_PKG_VERSION"),
         ttl: i64::try_from(shown.registry.ttl().as_millis()).unwrap_or(i64::MAX),
         hold: (hold.label(), hold.to_string(), since.map(|since| clock.millis(since))),

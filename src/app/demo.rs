@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{App, StartError};
+use super::{App, Source, StartError};
 use crate::config::{Config, Embedded};
 use crate::dataserver::{self, Dataserver};
 use crate::telemetry::Log;
@@ -13,11 +13,16 @@ use crate::telemetry::Log;
 const DATASERVERS: u16 = 3;
 
 /// Runs an embedded NSQ, three sample dataservers and a gateway until `stop`. The dataservers listen on
-/// `common.server_addr` and the ports that follow.
+/// `common.server_addr` and the ports that follow. Its config is its own: the `source` has no file.
 ///
 /// # Errors
 /// When a port is taken, or as [`App::run`].
-pub async fn demo(mut config: Config, stop: CancellationToken, log: Log) -> Result<(), StartError> {
+pub async fn demo(
+    mut config: Config,
+    source: Source,
+    stop: CancellationToken,
+    log: Log,
+) -> Result<(), StartError> {
     config.nsq.embedded = Embedded::On;
     config.common.nsqd.clear();
     config.common.nsqlookupd.clear();
@@ -33,7 +38,7 @@ pub async fn demo(mut config: Config, stop: CancellationToken, log: Log) -> Resu
         });
         dataservers.push(dataserver?);
     }
-    let app = App::bind(config.clone(), Vec::new()).await?;
+    let app = App::bind(config.clone(), Vec::new()).await?.reload_from(source);
     if let (Some(nsq), [listen, ..]) = (app.embedded_nsq(), app.listen()) {
         config.nsq.embedded_listen.tcp = nsq.tcp;
         println!("{}", what_to_try(*listen, &dataservers, &nsq.http, &config.common.server_topic));

@@ -39,7 +39,7 @@ impl Tasks {
     pub(super) fn spawn_endless(
         &mut self,
         name: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
+        task: impl Future<Output: Send> + Send + 'static,
     ) {
         self.late.spawn(name, |stop| async move {
             stop.run_until_cancelled(task).await;

@@ -9,16 +9,16 @@ use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::certificate::Certificate;
 use super::crew::{Crew, Post, Pulse, Questions};
 use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
-use crate::config::{Config, Timeouts};
+use crate::config::{Config, Running, Timeouts};
 use crate::metrics::Metrics;
 use crate::proxy;
 use crate::proxy::Client;
 use crate::registry::Registry;
-use crate::server::{self, Leave, Listeners, Spread};
-use crate::tls::Identity;
+use crate::server::{self, Http, Leave, Listeners, Spread};
 
 /// Connections to `gateway.admin_listen` at once.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -32,9 +32,11 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) admin: Admin,
-    pub(super) settings: proxy::Settings,
-    pub(super) config: Config,
-    pub(super) tls: Option<Identity>,
+    pub(super) fixed: proxy::Fixed,
+    pub(super) config: Running,
+    pub(super) certificate: Certificate,
+    /// For connections from users.
+    pub(super) places: Arc<Semaphore>,
     /// The admin paths have listeners of their own.
     pub(super) admin_is_apart: bool,
     /// The runtime that answers the admin paths.
@@ -56,12 +58,10 @@ impl Workers {
         admin_listeners: Option<Listeners>,
     ) -> anyhow::Result<Self> {
         let mut users = Crew::new(listeners.shared);
-        let places = shared.config.limits.connections.min(Semaphore::MAX_PERMITS);
-        let connections = Arc::new(Semaphore::new(places));
         let each = listeners.for_each_of(count)?.into_iter().zip(Spread::over(count));
         for (index, (listeners, spread)) in each.enumerate() {
-            let (shared, connections) = (shared.clone(), connections.clone());
-            let run = move |post| shared.worker(index, listeners, spread, connections, post);
+            let shared = shared.clone();
+            let run = move |post| shared.worker(index, listeners, spread, post);
             users.spawn(format!("worker-{index}"), run)?;
         }
         let Some(listeners) = admin_listeners else { return Ok(Self { users, admin: None }) };
@@ -111,34 +111,35 @@ impl Shared {
         index: usize,
         listeners: Vec<StdListener>,
         spread: Spread,
-        connections: Arc<Semaphore>,
         Post { leave, questions }: Post,
     ) -> anyhow::Result<usize> {
-        let config = &self.config;
-        let worker = proxy::Worker::new(index, &self.registry, &self.metrics, self.settings.clone())
+        let mut config = self.config.clone();
+        let now = config.now();
+        let settings = proxy::Settings::new(&now);
+        let worker = proxy::Worker::new(index, &self.registry, &self.metrics, self.fixed.clone(), settings)
             .ok_or_else(|| anyhow::anyhow!("there are no counts for worker {index}"))?;
-        let settings = server::Settings {
-            timeouts: config.timeouts.clone(),
-            limits: config.limits.clone(),
-            connections,
-            counts: self.metrics.worker(index),
-            proxy_protocol: config.gateway.proxy_protocol.clone(),
-            tls: self.tls.clone(),
-        };
         on_a_runtime_of_its_own(questions, async {
             let listeners = on_this_runtime(listeners)?;
+            let http = Http::new(self.users(&now, index));
+            let follow_config = async {
+                loop {
+                    let now = config.changed().await;
+                    worker.reconfigure(proxy::Settings::new(&now));
+                    http.reconfigure(self.users(&now, index));
+                }
+            };
             let drain_deadline = async {
                 leave.wait().await;
-                Instant::now() + config.timeouts.drain
+                Instant::now() + self.config.now().timeouts.drain
             };
-            let (proxy, admin) = (worker.clone(), self.admin_service());
+            let (proxy, admin, places) = (worker.clone(), self.admin_service(), self.places.clone());
             let serve = async {
                 if self.admin_is_apart {
                     let service = move |client| proxy::stack(&proxy, client);
-                    return server::serve(listeners, service, settings, spread, &leave).await;
+                    return server::serve(listeners, service, &http, places, spread, &leave).await;
                 }
                 let service = move |client| Switch::new(proxy::stack(&proxy, client), admin(client));
-                server::serve(listeners, service, settings, spread, &leave).await
+                server::serve(listeners, service, &http, places, spread, &leave).await
             };
             let serve_and_tunnels = async {
                 let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
@@ -147,6 +148,7 @@ impl Shared {
             tokio::select! {
                 cut_off = serve_and_tunnels => Ok(cut_off),
                 () = worker.tidy_pool() => Err(anyhow::anyhow!("the pool's upkeep ended")),
+                never = follow_config => never,
             }
         })
     }
@@ -157,27 +159,53 @@ impl Shared {
         listeners: Vec<StdListener>,
         Post { leave, questions }: Post,
     ) -> anyhow::Result<usize> {
-        let timeouts = &self.config.timeouts;
-        let settings = server::Settings {
-            // When it leaves, all others have drained.
-            timeouts: Timeouts { drain: timeouts.drain.min(ADMIN_DRAIN), ..timeouts.clone() },
-            limits: self.config.limits.clone(),
-            // Of its own: users must not be able to shut operators out.
-            connections: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
-            counts: None,
-            proxy_protocol: None,
-            tls: None,
-        };
+        let mut config = self.config.clone();
         on_a_runtime_of_its_own(questions, async {
             let listeners = on_this_runtime(listeners)?;
-            let admin = self.admin_service();
-            Ok(server::serve(listeners, admin, settings, Spread::alone(), &leave).await)
+            let http = Http::new(operators(&config.now()));
+            let follow_config = async {
+                loop {
+                    let now = config.changed().await;
+                    http.reconfigure(operators(&now));
+                }
+            };
+            // Of its own: users must not be able to shut operators out.
+            let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+            let serve =
+                server::serve(listeners, self.admin_service(), &http, places, Spread::alone(), &leave);
+            tokio::select! {
+                cut_off = serve => Ok(cut_off),
+                never = follow_config => never,
+            }
         })
+    }
+
+    /// How users' connections are served.
+    fn users(&self, config: &Config, worker: usize) -> server::Settings {
+        server::Settings {
+            timeouts: config.timeouts.clone(),
+            limits: config.limits.clone(),
+            counts: self.metrics.worker(worker),
+            proxy_protocol: config.gateway.proxy_protocol.clone(),
+            tls: self.certificate.present(),
+        }
     }
 
     fn admin_service(&self) -> impl Fn(Client) -> AdminOnly + use<> {
         let (admin, control) = (self.admin.clone(), self.control.clone());
         move |client| AdminOnly::new(admin.clone(), client.ip, control.clone())
+    }
+}
+
+/// How connections to `gateway.admin_listen` are served.
+fn operators(Config { timeouts, limits, .. }: &Config) -> server::Settings {
+    server::Settings {
+        // When that listener is left, all others have drained.
+        timeouts: Timeouts { drain: timeouts.drain.min(ADMIN_DRAIN), ..timeouts.clone() },
+        limits: limits.clone(),
+        counts: None,
+        proxy_protocol: None,
+        tls: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::lines::line_of;
+use crate::tls;
 
 /// For each the file is read once more.
 const LOCATED: usize = 100;
@@ -40,6 +41,17 @@ pub struct Faults(Vec<Fault>);
 impl Faults {
     pub(super) fn one(path: &str, message: String) -> Self {
         Self(vec![Fault::new(path, message)])
+    }
+
+    /// One that is not in what the file says.
+    pub fn of_file(error: &impl fmt::Display) -> Self {
+        Self::one("", format!("cannot be read: {error}"))
+    }
+
+    /// Those of a certificate and its key.
+    pub fn of_tls(faults: Vec<tls::Fault>) -> Self {
+        let fault = |fault: tls::Fault| Fault::new(format!("gateway.tls.{}", fault.file), fault.message);
+        Self(faults.into_iter().map(fault).collect())
     }
 
     /// Those of this file, if there are any.

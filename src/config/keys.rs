@@ -6,11 +6,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Config;
+use super::{Config, Faults};
 
 /// Keys, and sections of keys, that are read at the start and never again: they say what the process is made of.
-pub const FIXED: &[&str] =
-    &["gateway.listen", "gateway.workers", "gateway.admin_listen", "nsq.embedded", "nsq.embedded_listen"];
+pub const FIXED: &[&str] = &[
+    "gateway.listen",
+    "gateway.workers",
+    "gateway.admin_listen",
+    "nsq.embedded",
+    "nsq.embedded_listen",
+    "log.buffer_bytes",
+    "log.flush_timeout",
+];
 
 /// A key whose value is another one now. Shown as `registry.ttl: 10s → 20s`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +31,20 @@ pub struct Change {
 }
 
 impl Change {
+    /// The key that says whether an NSQ runs inside the gateway.
+    pub const EMBEDDED: &str = "nsq.embedded";
+
+    /// It is `auto`, and what follows from that is another thing now.
+    pub fn of_embedded(runs: bool) -> Self {
+        Self { key: Self::EMBEDDED.to_owned(), old: (!runs).to_string(), new: runs.to_string() }
+    }
+
+    /// Another content of the file that a key names; what it is is never shown.
+    pub fn of_file(key: &str) -> Self {
+        let content = |which: &str| format!("the {which} content of its file");
+        Self { key: key.to_owned(), old: content("old"), new: content("new") }
+    }
+
     /// Whether it cannot be made while the gateway runs.
     pub fn needs_restart(&self) -> bool {
         FIXED.iter().any(|fixed| {
@@ -61,6 +82,19 @@ impl Config {
         changes.filter(|change| change.old != change.new).collect()
     }
 
+    /// Whether a gateway that runs can go by it.
+    ///
+    /// # Errors
+    /// When nothing says where heartbeats come from, and no NSQ was started inside this gateway.
+    pub fn can_follow(&self, runs_embedded: bool) -> Result<(), Faults> {
+        if runs_embedded || !self.common.nsqd.is_empty() || !self.common.nsqlookupd.is_empty() {
+            return Ok(());
+        }
+        let message = "an NSQ inside the gateway is started with the gateway and not later; until then common.nsqd or \
+                       common.nsqlookupd has to say where heartbeats come from";
+        Err(Faults::one("nsq.embedded", message.to_owned()))
+    }
+
     /// The same, with what has to wait for a restart as it is in `running`.
     #[must_use]
     pub fn with_fixed_of(mut self, running: &Self) -> Self {
@@ -69,6 +103,8 @@ impl Config {
         self.gateway.admin_listen = running.gateway.admin_listen;
         self.nsq.embedded = running.nsq.embedded;
         self.nsq.embedded_listen = running.nsq.embedded_listen;
+        self.log.buffer_bytes = running.log.buffer_bytes;
+        self.log.flush_timeout = running.log.flush_timeout;
         self
     }
 }
@@ -149,12 +185,13 @@ nsq: {embedded: true, channel: ch1}
             config(
                 "gateway: {listen: '127.0.0.1:1', workers: 3, admin_listen: '127.0.0.1:2'}
 nsq: {embedded: true, embedded_listen: {tcp: '127.0.0.1:3', http: '127.0.0.1:4', lookup: '127.0.0.1:5'}}
+log: {buffer_bytes: 5000, flush_timeout: 5s}
 registry: {ttl: 20s}",
             ),
         );
         let (fixed, free): (Vec<_>, Vec<_>) =
             running.changes(&next).into_iter().partition(Change::needs_restart);
-        assert_eq!(fixed.len(), 7, "{fixed:?}");
+        assert_eq!(fixed.len(), 9, "{fixed:?}");
         for key in FIXED {
             assert!(fixed.iter().any(|change| change.key.starts_with(key)), "{key}");
         }

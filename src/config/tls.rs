@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Fault;
 use super::reader::Reader;
+use super::{Fault, Faults};
+use crate::tls::Identity;
 
 /// The certificate and the key of `gateway.listen`, as PEM files.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,9 +37,8 @@ impl Tls {
 
     /// What is wrong with the files.
     pub(super) fn check(&self, faults: &mut Vec<Fault>) {
-        let loaded = crate::tls::Identity::load(self.cert.clone(), self.key.clone());
-        for fault in loaded.err().unwrap_or_default() {
-            faults.push(Fault::new(format!("gateway.tls.{}", fault.file), fault.message));
+        if let Err(found) = Identity::load(self.cert.clone(), self.key.clone()) {
+            faults.extend(Faults::of_tls(found).iter().cloned());
         }
     }
 }

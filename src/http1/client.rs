@@ -36,7 +36,8 @@ pub struct Client<IO> {
 
 struct Shared<IO> {
     wire: RefCell<Wire<IO>>,
-    limits: Limits,
+    /// Of the answer that is awaited or read.
+    limits: Cell<Limits>,
     scratch: Rc<Scratch>,
     /// Both sides know where each message ends, and neither wants to close.
     keep_alive: Cell<bool>,
@@ -68,10 +69,10 @@ pub enum Error<E> {
 
 impl<IO: Io> Client<IO> {
     /// A connection on which nothing was said yet.
-    pub fn new(io: IO, limits: Limits, scratch: Rc<Scratch>) -> Self {
+    pub fn new(io: IO, scratch: Rc<Scratch>) -> Self {
         let shared = Shared {
             wire: RefCell::new(Wire::new(io, BytesMut::new(), Ahead::Body)),
-            limits,
+            limits: Cell::new(Limits { bytes: 0, fields: 0 }),
             scratch,
             keep_alive: Cell::new(true),
             upload: RefCell::default(),
@@ -97,20 +98,22 @@ impl<IO: Io> Client<IO> {
         self.is_free() && read().is_pending()
     }
 
-    /// Sends a request and waits for the head of its answer. A body that is not out by then is sent on while the
-    /// answer is read. One that waits for a 100 is sent when that comes, or after `continue_limit`.
+    /// Sends a request and waits for the head of its answer, which is within `limits`. A body that is not out by then
+    /// is sent on while the answer is read. One that waits for a 100 is sent when that comes, or after `continue_limit`.
     ///
     /// # Errors
     /// When there is no answer. The request is as it was, but for what was read of its body.
     pub async fn exchange<B>(
         &self,
         request: &mut Request<B>,
+        limits: Limits,
         continue_limit: Duration,
     ) -> Result<Response<Answer<IO>>, Failed<B::Error>>
     where
         B: Body<Data = Bytes> + Default + Unpin + 'static,
     {
         let shared = &self.shared;
+        shared.limits.set(limits);
         let Some((mut output, expects_continue)) = write_head(request) else {
             return Err(Failed { error: Error::BodyLength, unsent: None });
         };
@@ -212,10 +215,11 @@ impl<IO: Io> Shared<IO> {
         interim: &mut Interim,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Error<E>>> {
-        let parse = |bytes: &[u8]| Ok(parse(bytes, method, self.limits)?.map(|head| (head.bytes, head)));
+        let limits = self.limits.get();
+        let parse = |bytes: &[u8]| Ok(parse(bytes, method, limits)?.map(|head| (head.bytes, head)));
         let mut wire = self.wire.borrow_mut();
         loop {
-            let head = match ready!(wire.poll_head(&self.scratch, cx, self.limits.bytes, parsed, parse)) {
+            let head = match ready!(wire.poll_head(&self.scratch, cx, limits.bytes, parsed, parse)) {
                 Ok(head) => head,
                 Err(ReadError::Ended) => return Poll::Ready(Err(Error::Closed)),
                 Err(ReadError::Parse(malformed)) => return Poll::Ready(Err(Error::Malformed(malformed))),
@@ -234,7 +238,7 @@ impl<IO: Io> Shared<IO> {
     }
 
     fn begin_answer(&self, head: &Head) {
-        self.wire.borrow_mut().body = Decoder::new(head.body, self.limits);
+        self.wire.borrow_mut().body = Decoder::new(head.body, self.limits.get());
         if !head.keep_alive || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
             self.keep_alive.set(false);
         }
@@ -394,8 +398,10 @@ mod tests {
             let mut request = Request::post("/").body(Frames(frames.collect())).unwrap();
             let (io, server) = tokio::io::duplex(1024);
             drop(server); // nothing can be written
-            let client = Client::new(io, LIMITS, Rc::new(Scratch::new(1024)));
-            let Err(failed) = client.exchange(&mut request, Duration::ZERO).await else { panic!("answered") };
+            let client = Client::new(io, Rc::new(Scratch::new(1024)));
+            let Err(failed) = client.exchange(&mut request, LIMITS, Duration::ZERO).await else {
+                panic!("answered")
+            };
             let mut back = failed.unsent.expect("nothing was sent");
             assert_eq!((back.len(), request.body().0.len()), (1, left));
             // A part of the body at a time: what follows the data is still in the body.

@@ -61,22 +61,23 @@ impl<F: Future, IO> Future for Connection<F, IO> {
     }
 }
 
-/// How long a head may take to come.
+/// What a head has to keep to.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadTime {
-    /// Until when the first must be there.
-    pub first: Instant,
-    /// How long each other has, from when the gateway waits for it.
-    pub next: Duration,
+pub struct HeadRules {
+    /// How large it may be.
+    pub limits: Limits,
+    /// How long it may take to come, from when the gateway waits for it.
+    pub time: Duration,
 }
 
-/// Serves a connection of which `read` was read already. `call` answers its requests, `refuse` what is none.
+/// Serves a connection of which `read` was read already. The first head has to be there by the deadline; of each head
+/// `rules` is asked. `call` answers requests, `refuse` what is none.
 ///
 /// Resolves to the socket and what is to be done with it; to nothing if it is somebody else's now.
 pub fn serve<IO, B, C, R>(
     io: IO,
     read: BytesMut,
-    (limits, head_time): (Limits, HeadTime),
+    (deadline, rules): (Instant, impl Fn() -> HeadRules),
     scratch: Rc<Scratch>,
     call: impl FnMut(Request<Incoming>) -> C + 'static,
     refuse: R,
@@ -88,19 +89,20 @@ where
     R: Fn(Refusal) -> Response<B>,
 {
     let transport = Rc::new(Transport::new(io, read, scratch));
-    let served = run(transport.clone(), limits, head_time, call, refuse);
+    let served = run(transport.clone(), deadline, rules, call, refuse);
     Connection { served, transport }
 }
 
 async fn run<IO: Io, B: Body<Data = Bytes>, C: Future<Output = Response<B>>>(
     transport: Rc<Transport<IO>>,
-    limits: Limits,
-    head_time: HeadTime,
+    deadline: Instant,
+    rules: impl Fn() -> HeadRules,
     mut call: impl FnMut(Request<Incoming>) -> C,
     refuse: impl Fn(Refusal) -> Response<B>,
 ) -> Option<(IO, Ending)> {
-    let mut clock = HeadClock { limit: head_time.next, alarm: Alarm::new(head_time.first), grace: None };
+    let mut clock = HeadClock { alarm: Alarm::new(deadline), grace: None };
     let ending = loop {
+        let HeadRules { limits, .. } = rules();
         let mut parsed = 0;
         let ended = match poll_fn(|cx| poll_head(&transport, limits, &mut clock, &mut parsed, cx)).await {
             Ok(head) => {
@@ -118,7 +120,7 @@ async fn run<IO: Io, B: Body<Data = Bytes>, C: Future<Output = Response<B>>>(
             Err(NoHead::Ended) => break Ending::Close,
         };
         match ended {
-            Ended::KeptAlive => clock.restart(),
+            Ended::KeptAlive => clock.restart(rules().time),
             Ended::Switched => {
                 transport.switch();
                 return None;
@@ -250,15 +252,14 @@ fn poll_write<IO: Io, B: Body<Data = Bytes>>(
 
 /// The time that a head has, from when the gateway waits for it.
 struct HeadClock {
-    limit: Duration,
     alarm: Alarm,
     /// Until when its first byte must be there, once the gateway drains.
     grace: Option<Alarm>,
 }
 
 impl HeadClock {
-    fn restart(&mut self) {
-        self.alarm.set(Instant::now() + self.limit);
+    fn restart(&mut self, limit: Duration) {
+        self.alarm.set(Instant::now() + limit);
         self.grace = None;
     }
 

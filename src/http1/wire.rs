@@ -1,6 +1,6 @@
 //! A socket, what was read from it and not yet taken, and the body that comes in on it.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -27,21 +27,29 @@ const COPIED: usize = 4 * 1024;
 /// connection that waits needs none of its own.
 pub struct Scratch {
     bytes: RefCell<BytesMut>,
-    size: usize,
+    size: Cell<usize>,
 }
 
 impl Scratch {
     /// Reads so many bytes of a body at once; a connection whose other side is slow holds on to as many.
     pub fn new(size: usize) -> Self {
-        Self { bytes: RefCell::default(), size: size.max(HEAD_READ) }
+        let scratch = Self { bytes: RefCell::default(), size: Cell::default() };
+        scratch.set_body_read(size);
+        scratch
+    }
+
+    /// From now on so many.
+    pub fn set_body_read(&self, size: usize) {
+        self.size.set(size.max(HEAD_READ));
     }
 
     /// Memory with nothing in it and with room for at least half of what is read at once.
     fn room(&self) -> RefMut<'_, BytesMut> {
         let mut bytes = self.bytes.borrow_mut();
         bytes.clear();
-        if bytes.capacity() < self.size / 2 {
-            bytes.reserve(self.size); // the same memory again, once nobody holds a part of it
+        let size = self.size.get();
+        if bytes.capacity() < size / 2 {
+            bytes.reserve(size); // the same memory again, once nobody holds a part of it
         }
         bytes
     }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,17 @@ impl Prober {
     pub(super) fn new(settings: config::Probe, dialable: Dialable) -> Self {
         let (watched, queue, running) = (HashMap::new(), Vec::new(), JoinSet::new());
         Self { settings, dialable, watched, queue, next_look: Instant::now(), running, newcomers: 0 }
+    }
+
+    /// From now on these hold; probes that are under way end by the old ones.
+    pub(super) fn reconfigure(&mut self, settings: config::Probe) {
+        self.settings = settings;
+        self.next_look = Instant::now();
+    }
+
+    /// Whether somebody may be there; `None` if that is not known before a name is resolved.
+    pub(super) fn may_ask(&self, addr: &Addr) -> Option<bool> {
+        addr.socket_addr().map(|target| self.dialable.permits(target))
     }
 
     /// Looks after one that is doubted. If it was live, it is the next.
@@ -237,7 +249,7 @@ async fn ask(addr: &Addr, path: &str, within: Duration, dialable: &Dialable) -> 
     answer
 }
 
-async fn targets(addr: &Addr, dialable: &Dialable) -> Result<Vec<std::net::SocketAddr>, Answer> {
+async fn targets(addr: &Addr, dialable: &Dialable) -> Result<Vec<SocketAddr>, Answer> {
     let mut targets = match addr.socket_addr() {
         Some(target) => vec![target],
         None => match lookup_host(addr.as_str()).await {

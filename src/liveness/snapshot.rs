@@ -6,62 +6,50 @@
 mod document;
 
 use std::fs::{self, OpenOptions};
+use std::future::pending;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::Dialable;
-use crate::config;
+use crate::config::Running;
 use crate::metrics::Metrics;
 use crate::registry::{Member, Registry};
 use crate::small_file;
 
 use document::{Document, MEMBER_BYTES};
 
-/// Keeps the set in a file.
+/// Keeps the set in the file that the config names, if it names one.
 pub struct Snapshot {
     registry: Registry,
     metrics: Metrics,
+    config: Running,
     dialable: Dialable,
-    path: PathBuf,
-    interval: Duration,
-    /// An older one is not read.
-    max_age: Duration,
-    /// Nor is a larger one.
-    max_bytes: u64,
 }
 
 impl Snapshot {
-    /// `None` if the set is not to be kept.
-    pub fn new(
-        registry: Registry,
-        metrics: Metrics,
-        settings: &config::Registry,
-        dialable: Dialable,
-    ) -> Option<Self> {
-        let capacity = u64::try_from(settings.capacity).unwrap_or(u64::MAX);
-        Some(Self {
-            registry,
-            metrics,
-            dialable,
-            path: settings.snapshot.clone()?,
-            interval: settings.snapshot_interval,
-            max_age: settings.snapshot_max_age(),
-            max_bytes: capacity.saturating_add(1).saturating_mul(MEMBER_BYTES),
-        })
+    /// Of this registry; `dialable` is where the dataservers in a file may be.
+    pub fn new(registry: Registry, metrics: Metrics, config: Running, dialable: Dialable) -> Self {
+        Self { registry, metrics, config, dialable }
     }
 
     /// Takes the set in that the gateway before this one has left, if there is one.
     pub async fn restore(&self) {
-        let (path, max_bytes) = (self.path.clone(), self.max_bytes);
-        let read = spawn_blocking(move || read(&path, max_bytes)).await;
-        let read = read.unwrap_or_else(|panicked| Err(panicked.to_string()));
-        let path = self.path.display();
-        let (members, age) = match read.and_then(|read| self.useful(read)) {
+        let config = self.config.now();
+        let Some(path) = config.registry.snapshot.clone() else { return };
+        let capacity = u64::try_from(config.registry.capacity).unwrap_or(u64::MAX);
+        let max_bytes = capacity.saturating_add(1).saturating_mul(MEMBER_BYTES);
+        let read = spawn_blocking({
+            let path = path.clone();
+            move || read(&path, max_bytes)
+        });
+        let read = read.await.unwrap_or_else(|panicked| Err(panicked.to_string()));
+        let (path, max_age) = (path.display(), config.registry.snapshot_max_age());
+        let (members, age) = match read.and_then(|read| useful(read, max_age)) {
             Ok(Some(useful)) => useful,
             Ok(None) => return tracing::info!(%path, "there is no snapshot of the live set yet"),
             Err(why) => return tracing::warn!(%path, "the snapshot of the live set {why}; it is ignored"),
@@ -77,13 +65,6 @@ impl Snapshot {
         );
     }
 
-    /// Those in the file and how old it is, if it is not too old.
-    fn useful(&self, read: Option<Document>) -> Result<Option<(Vec<Member>, Duration)>, String> {
-        let Some(document) = read else { return Ok(None) };
-        let age = document.age(SystemTime::now(), self.max_age).map_err(|why| why.to_string())?;
-        Ok(Some((document.members, age)))
-    }
-
     fn restore_one(&self, member: &Member, now: Instant) -> bool {
         // The config may have changed since. Names are seen through when they are resolved.
         let target = member.addr.socket_addr();
@@ -92,10 +73,25 @@ impl Snapshot {
     }
 
     /// Writes the set every interval until `stop`, and once more then.
-    pub async fn keep(self, stop: CancellationToken) {
-        let mut failing = None;
-        while stop.run_until_cancelled(tokio::time::sleep(self.interval)).await.is_some() {
-            self.write(&mut failing).await;
+    pub async fn keep(mut self, stop: CancellationToken) {
+        let (mut failing, mut written) = (None, Instant::now());
+        while !stop.is_cancelled() {
+            let registry = self.config.now().registry.clone();
+            let due = async {
+                match registry.snapshot {
+                    Some(_) => sleep_until(written + registry.snapshot_interval).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                _ = self.config.changed() => {}
+                () = due => {
+                    self.write(&mut failing).await;
+                    written = Instant::now();
+                }
+            }
         }
         self.write(&mut failing).await;
     }
@@ -103,16 +99,17 @@ impl Snapshot {
     /// Says so when it begins to fail, and why when that changes: an interval that fails as the last one did says
     /// nothing new.
     async fn write(&self, failing: &mut Option<String>) {
-        let (registry, path) = (self.registry.clone(), self.path.clone());
+        let Some(path) = self.config.now().registry.snapshot.clone() else { return };
+        let (registry, to) = (self.registry.clone(), path.clone());
         // With the set copied there as well: 100,000 dataservers take their time.
         let written = spawn_blocking(move || {
             let document =
                 Document { written_at: SystemTime::now(), members: registry.members(Instant::now()) };
-            write(&path, &document.encode()?)
+            write(&to, &document.encode()?)
         });
         let written = written.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         self.metrics.snapshot_written(written.is_ok());
-        let (path, now) = (self.path.display(), written.err().map(|error| error.to_string()));
+        let (path, now) = (path.display(), written.err().map(|error| error.to_string()));
         match &now {
             Some(error) if now != *failing => {
                 tracing::warn!(%path, "the snapshot of the live set cannot be written: {error}");
@@ -124,6 +121,13 @@ impl Snapshot {
         }
         *failing = now;
     }
+}
+
+/// Those in the file and how old it is, if it is not too old.
+fn useful(read: Option<Document>, max_age: Duration) -> Result<Option<(Vec<Member>, Duration)>, String> {
+    let Some(document) = read else { return Ok(None) };
+    let age = document.age(SystemTime::now(), max_age).map_err(|why| why.to_string())?;
+    Ok(Some((document.members, age)))
 }
 
 /// Nothing if there is no file yet.

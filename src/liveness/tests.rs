@@ -28,8 +28,8 @@ impl Set {
         let metrics = Metrics::new(0, &[], &["expired", "probe_failed"]).unwrap();
         let nsqd = metrics.nsqd("nsqd:4150");
         nsqd.set_connected(true);
-        let settings = config::Config::default().registry;
-        let liveness = Liveness::new(registry.clone(), metrics, settings, Dialable::default());
+        let config = config::Config::default().into();
+        let liveness = Liveness::new(registry.clone(), metrics, config, Dialable::default());
         let mut set = Self { liveness, registry, nsqd, now: Instant::now() };
         set.liveness.tick(set.now);
         set

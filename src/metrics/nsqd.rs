@@ -1,13 +1,14 @@
 //! What is known of the nsqds: written by the link to each, read by whoever asks.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
 use super::{CHANNEL_SHARED, Metrics, NSQD_CONNECTED, NSQD_OFFSET};
 
-pub(super) type Nsqds = Mutex<BTreeMap<String, Arc<Mutex<NsqdStatus>>>>;
+pub(super) type Nsqds = Mutex<BTreeMap<String, Arc<Mutex<Shown>>>>;
 
 /// One nsqd, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,32 +25,42 @@ pub struct NsqdStatus {
     pub channel_shared: bool,
 }
 
+/// What is shown of one nsqd. There may be two links to it, when one takes the place of the other.
+pub(super) struct Shown {
+    status: NsqdStatus,
+    links: usize,
+    connected: usize,
+}
+
 /// Keeps what is told of one nsqd, for as long as there is a link to look after.
 pub struct NsqdLink {
     metrics: Metrics,
-    status: Arc<Mutex<NsqdStatus>>,
+    shown: Arc<Mutex<Shown>>,
+    connected: AtomicBool,
 }
 
 impl Metrics {
-    /// The truth about the link to an nsqd; it says "not connected" until told otherwise, and is
-    /// forgotten when dropped.
+    /// The truth about a link to an nsqd; it says "not connected" until told otherwise. The nsqd is forgotten with its
+    /// last link.
     pub fn nsqd(&self, nsqd: &str) -> NsqdLink {
-        let nsqd = nsqd.to_owned();
-        let status = NsqdStatus {
-            nsqd: nsqd.clone(),
-            connected: false,
-            since: Instant::now(),
-            clock_offset: None,
-            channel_shared: false,
-        };
-        let status = Arc::new(Mutex::new(status));
-        lock(&self.inner.nsqds).insert(nsqd, status.clone());
-        NsqdLink { metrics: self.clone(), status }
+        let mut nsqds = lock(&self.inner.nsqds);
+        let shown = nsqds.entry(nsqd.to_owned()).or_insert_with(|| {
+            let status = NsqdStatus {
+                nsqd: nsqd.to_owned(),
+                connected: false,
+                since: Instant::now(),
+                clock_offset: None,
+                channel_shared: false,
+            };
+            Arc::new(Mutex::new(Shown { status, links: 0, connected: 0 }))
+        });
+        lock(shown).links += 1;
+        NsqdLink { metrics: self.clone(), shown: shown.clone(), connected: AtomicBool::new(false) }
     }
 
     /// Every known nsqd, sorted by name.
     pub fn nsqds(&self) -> Vec<NsqdStatus> {
-        lock(&self.inner.nsqds).values().map(|status| lock(status).clone()).collect()
+        lock(&self.inner.nsqds).values().map(|shown| lock(shown).status.clone()).collect()
     }
 
     /// How many of the known nsqds heartbeats are being read from, and how many are known.
@@ -84,11 +95,17 @@ impl Metrics {
 impl NsqdLink {
     /// Says whether heartbeats are being read.
     pub fn set_connected(&self, connected: bool) {
-        let mut status = lock(&self.status);
-        if status.connected != connected {
-            (status.connected, status.since) = (connected, Instant::now());
+        if self.connected.swap(connected, Ordering::Relaxed) == connected {
+            return;
         }
-        drop(status);
+        let mut shown = lock(&self.shown);
+        shown.connected =
+            if connected { shown.connected.saturating_add(1) } else { shown.connected.saturating_sub(1) };
+        let connected = shown.connected > 0;
+        if shown.status.connected != connected {
+            (shown.status.connected, shown.status.since) = (connected, Instant::now());
+        }
+        drop(shown);
         if connected {
             self.metrics.inner.first_connected.get_or_init(Instant::now);
         }
@@ -96,30 +113,31 @@ impl NsqdLink {
 
     /// What was said last.
     pub fn is_connected(&self) -> bool {
-        lock(&self.status).connected
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// Says how far the clock of the nsqd is ahead of the gateway's, in seconds.
     pub fn set_clock_offset(&self, seconds: Option<f64>) {
-        lock(&self.status).clock_offset = seconds;
+        lock(&self.shown).status.clock_offset = seconds;
     }
 
     /// Says whether others read the channel, too.
     pub fn set_channel_shared(&self, shared: bool) {
-        lock(&self.status).channel_shared = shared;
+        lock(&self.shown).status.channel_shared = shared;
     }
 }
 
 impl Drop for NsqdLink {
     fn drop(&mut self) {
-        let mut last = lock(&self.status).clone();
+        self.set_connected(false);
         let mut nsqds = lock(&self.metrics.inner.nsqds);
-        // A new link to the same nsqd may have taken the place.
-        if nsqds.get(&last.nsqd).is_some_and(|status| Arc::ptr_eq(status, &self.status)) {
-            nsqds.remove(&last.nsqd);
+        let mut shown = lock(&self.shown);
+        shown.links = shown.links.saturating_sub(1);
+        if shown.links == 0 {
+            nsqds.remove(&shown.status.nsqd);
             // The exporter forgets the series later; until then they must not tell what is not true any more.
-            (last.connected, last.channel_shared) = (false, false);
-            self.metrics.publish_nsqd(&last);
+            (shown.status.connected, shown.status.channel_shared) = (false, false);
+            self.metrics.publish_nsqd(&shown.status);
         }
     }
 }
@@ -153,5 +171,21 @@ mod tests {
             assert!(render().contains(gone), "{gone}");
         }
         assert_eq!(metrics.nsqds(), Vec::new());
+    }
+
+    #[test]
+    fn a_link_that_takes_the_place_of_another_leaves_no_gap() {
+        let metrics = Metrics::new(1, &[], &[]).unwrap();
+        let old = metrics.nsqd("a:4150");
+        old.set_connected(true);
+        let new = metrics.nsqd("a:4150");
+        assert_eq!(metrics.nsqds_connected(), (1, 1));
+        assert!(old.is_connected() && !new.is_connected());
+        new.set_connected(true);
+        old.set_connected(false);
+        drop(old);
+        assert_eq!(metrics.nsqds_connected(), (1, 1));
+        new.set_connected(false);
+        assert_eq!(metrics.nsqds_connected(), (0, 1));
     }
 }

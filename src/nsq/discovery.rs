@@ -21,9 +21,11 @@ pub(super) struct Lookupds {
     timeout: Duration,
 }
 
+#[derive(Clone)]
 struct Lookupd {
     endpoint: String,
-    nsqds: Sides,
+    /// What it said last; nothing before it was heard.
+    nsqds: Option<Sides>,
     failing: bool,
 }
 
@@ -62,12 +64,23 @@ struct Producer {
 
 impl Lookupds {
     pub(super) fn new(endpoints: &[Endpoint], timeout: Duration) -> Self {
-        let lookupd = |endpoint: &Endpoint| Lookupd {
-            endpoint: endpoint.to_string(),
-            nsqds: Sides::new(),
-            failing: false,
-        };
+        let lookupd =
+            |endpoint: &Endpoint| Lookupd { endpoint: endpoint.to_string(), nsqds: None, failing: false };
         Self { lookupds: endpoints.iter().map(lookupd).collect(), timeout }
+    }
+
+    /// What these and `before` have in common begins with what it said last.
+    pub(super) fn go_on_from(&mut self, before: &Self) {
+        for lookupd in &mut self.lookupds {
+            if let Some(same) = before.lookupds.iter().find(|before| before.endpoint == lookupd.endpoint) {
+                lookupd.clone_from(same);
+            }
+        }
+    }
+
+    /// Whether each was heard once.
+    pub(super) fn have_all_answered(&self) -> bool {
+        self.lookupds.iter().all(|lookupd| lookupd.nsqds.is_some())
     }
 
     /// The nsqds that have this topic.
@@ -100,7 +113,7 @@ impl Lookupds {
 
     /// What they said last, without asking again.
     pub(super) fn known(&self) -> Sides {
-        self.lookupds.iter().flat_map(|lookupd| lookupd.nsqds.clone()).collect()
+        self.lookupds.iter().filter_map(|lookupd| lookupd.nsqds.clone()).flatten().collect()
     }
 }
 
@@ -112,11 +125,11 @@ impl Lookupd {
                 if self.failing {
                     tracing::info!(nsqlookupd, "nsqlookupd answers again");
                 }
-                if nsqds != self.nsqds {
+                if nsqds != *self.nsqds.get_or_insert_default() {
                     let names: Vec<_> = nsqds.keys().map(ToString::to_string).collect();
                     tracing::info!(nsqlookupd, nsqds = ?names, "nsqlookupd names other nsqds than before");
                 }
-                (self.failing, self.nsqds) = (false, nsqds);
+                (self.failing, self.nsqds) = (false, Some(nsqds));
             }
             Err(error) => {
                 if !self.failing {

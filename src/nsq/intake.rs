@@ -1,9 +1,10 @@
 //! What one message does to the live set.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::signed::Signed;
@@ -48,11 +49,15 @@ pub struct Intake {
     registry: Registry,
     metrics: Metrics,
     dialable: Dialable,
+    rules: ArcSwap<Rules>,
+    logged: Mutex<HashMap<&'static str, Instant>>,
+}
+
+struct Rules {
     /// What a dataserver speaks that does not say.
     protocol: Protocol,
     /// Set, none is taken that is not signed.
-    signed: Option<Signed>,
-    logged: Mutex<HashMap<&'static str, Instant>>,
+    signed: Option<Arc<Signed>>,
 }
 
 /// A message as nsqd delivered it.
@@ -72,9 +77,15 @@ impl Intake {
         metrics: Metrics,
         dialable: Dialable,
         protocol: Protocol,
-        signed: Option<Signed>,
+        signed: Option<Arc<Signed>>,
     ) -> Self {
-        Self { registry, metrics, dialable, protocol, signed, logged: Mutex::default() }
+        let rules = ArcSwap::from_pointee(Rules { protocol, signed });
+        Self { registry, metrics, dialable, rules, logged: Mutex::default() }
+    }
+
+    /// From the next message on these hold. What a dataserver speaks that is in the set follows with its next heartbeat.
+    pub fn reconfigure(&self, protocol: Protocol, signed: Option<Arc<Signed>>) {
+        self.rules.store(Arc::new(Rules { protocol, signed }));
     }
 
     pub(super) fn take(&self, message: &Message<'_>) {
@@ -94,7 +105,7 @@ impl Intake {
 
     fn decode(&self, message: &Message<'_>) -> Result<Heartbeat, Refusal> {
         let heartbeat = Heartbeat::decode(message.body)?;
-        if let Some(signed) = &self.signed {
+        if let Some(signed) = &self.rules.load().signed {
             signed.check(&heartbeat, message.received)?;
         }
         // What a host name leads to is judged when it is resolved, before it is dialled.
@@ -107,7 +118,8 @@ impl Intake {
 
     fn record(&self, heartbeat: &Heartbeat, message: &Message<'_>) -> &'static str {
         let Heartbeat { addr, protocol, phase, incarnation, .. } = heartbeat;
-        let (protocol, incarnation) = (protocol.unwrap_or(self.protocol), incarnation.as_ref());
+        let (protocol, incarnation) =
+            (protocol.unwrap_or_else(|| self.rules.load().protocol), incarnation.as_ref());
         let Message { age, received, nsqd, .. } = *message;
         // A machine that booted less than `age` ago has no such instant; then it is stale all the same.
         let recorded = received.checked_sub(age).map_or(Recorded::Stale, |sent| {

@@ -4,7 +4,7 @@
 //! anything: the one that overtook it said something newer.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,20 +21,31 @@ pub struct Signed {
     key: Key,
     tolerance: Duration,
     wall: WallClock,
-    last_seqs: Mutex<LastSeqs>,
+    last_seqs: Arc<Mutex<LastSeqs>>,
 }
 
 impl Signed {
-    /// `None` for a config that has no key: then nobody need sign.
+    /// `None` for a config that has no key: then nobody need sign. What was believed `before` is not believed again.
     ///
     /// # Errors
     /// What is wrong with the key's file.
-    pub fn of(config: &Config) -> Result<Option<Self>, Faults> {
+    pub fn of(config: &Config, before: Option<&Self>) -> Result<Option<Self>, Faults> {
+        let Some(key) = config.nsq.heartbeat_key()? else { return Ok(None) };
         let tolerance = config.nsq.clock_tolerance;
         // One whose clock is ahead can be sent again until the time that it claims has come and gone.
-        let last_seqs = LastSeqs::new(2 * tolerance, config.registry.capacity, Instant::now());
-        let key = config.nsq.heartbeat_key()?;
-        Ok(key.map(|key| Self { key, tolerance, wall: WallClock::start(), last_seqs: Mutex::new(last_seqs) }))
+        let (span, capacity) = (2 * tolerance, config.registry.capacity);
+        let Some(before) = before else {
+            let last_seqs = Arc::new(Mutex::new(LastSeqs::new(span, capacity, Instant::now())));
+            return Ok(Some(Self { key, tolerance, wall: WallClock::start(), last_seqs }));
+        };
+        let mut last_seqs = before.last_seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        (last_seqs.span, last_seqs.capacity) = (span, capacity);
+        Ok(Some(Self { key, tolerance, wall: before.wall, last_seqs: before.last_seqs.clone() }))
+    }
+
+    /// Whether both believe whoever has the same key.
+    pub fn has_same_key(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 
     /// # Errors
@@ -108,7 +119,12 @@ mod tests {
     fn signed(capacity: usize) -> Signed {
         let last_seqs = LastSeqs::new(2 * TOLERANCE, capacity, Instant::now());
         let wall = WallClock::start();
-        Signed { key: key("0123456789abcdef"), tolerance: TOLERANCE, wall, last_seqs: Mutex::new(last_seqs) }
+        Signed {
+            key: key("0123456789abcdef"),
+            tolerance: TOLERANCE,
+            wall,
+            last_seqs: Arc::new(Mutex::new(last_seqs)),
+        }
     }
 
     fn heartbeat(port: u16, id: &str, seq: u64) -> Heartbeat {

@@ -54,7 +54,7 @@ impl Worker {
 
     fn choose_but(&self, now: Instant, tried: &[u64]) -> Option<Candidate> {
         let first = self.pick(now, tried)?;
-        match self.settings.balance {
+        match self.settings().balance {
             config::Balance::Random => Some(first),
             config::Balance::P2c => {
                 let second = self.pick(now, tried)?;

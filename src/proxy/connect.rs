@@ -13,18 +13,17 @@ use tokio::time::{Instant, timeout};
 use super::Worker;
 use super::pool::{Http1Connection, Upstream};
 use crate::addr::Addr;
-use crate::http1::{Client, Limits};
+use crate::http1::Client;
 use crate::registry::Failure;
 
-pub(super) use http2::{Driver, http2};
+pub(super) use http2::{Driver, Terms as Http2Terms, http2};
 
 /// A connection for one HTTP/1.1 request after the other.
 pub(super) async fn http1(worker: &Worker, upstream: &Upstream) -> Result<Http1Connection, Failure> {
-    let within = worker.settings.timeouts.connect;
+    let settings = worker.settings();
+    let within = settings.timeouts.connect;
     let stream = timeout(within, dial(worker, upstream)).await.map_err(|_| Failure::ConnectTimeout)??;
-    let limits = &worker.settings.limits;
-    let limits = Limits { bytes: limits.head_bytes, fields: limits.headers };
-    Ok(Http1Connection::new(Client::new(stream, limits, worker.scratch.clone())))
+    Ok(Http1Connection::new(Client::new(stream, worker.scratch.clone())))
 }
 
 async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
@@ -34,14 +33,14 @@ async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure
 }
 
 async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
-    let may_dial = |target: &SocketAddr| worker.settings.dialable.permits(*target);
+    let may_dial = |target: &SocketAddr| worker.fixed.dialable.permits(*target);
     if let Some(target) = upstream.addr.socket_addr() {
         if !may_dial(&target) {
             return Err(Failure::Resolve);
         }
         return TcpStream::connect(target).await.map_err(|error| Failure::to_connect(&error));
     }
-    let targets = upstream.resolved.targets(&upstream.addr, worker.settings.timeouts.resolved).await?;
+    let targets = upstream.resolved.targets(&upstream.addr, worker.settings().timeouts.resolved).await?;
     let mut failure = Failure::Resolve;
     for target in targets.iter().copied().filter(may_dial) {
         match TcpStream::connect(target).await {

@@ -59,7 +59,7 @@ pub(super) struct Headers<S> {
 
 impl<S> Headers<S> {
     pub(super) fn new(inner: S, client: Client, worker: Rc<Worker>) -> Self {
-        let origin = Rc::new(Origin::new(client, &worker.settings.trusted_proxies));
+        let origin = Rc::new(Origin::new(client));
         Self { inner, origin, worker }
     }
 }
@@ -78,12 +78,17 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let settings = &self.worker.settings;
+        let settings = self.worker.settings();
         // HTTP/1 counted its fields when it read them; hyper counts only the bytes of HTTP/2.
         if head.headers.len() > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);
         }
-        let trailers = match request::rewrite(&mut head, &self.origin, &settings.via) {
+        let trailers = match request::rewrite(
+            &mut head,
+            &self.origin,
+            &settings.trusted_proxies,
+            &self.worker.fixed.via,
+        ) {
             Ok(trailers) => trailers,
             Err(error) => return Checked::refused(error),
         };
@@ -120,7 +125,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AnswerFuture<
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        response::rewrite(&mut response, &this.worker.settings.via);
+        response::rewrite(&mut response, &this.worker.fixed.via);
         if *this.trailers == Trailers::Dropped {
             response.body_mut().drop_trailers();
         }

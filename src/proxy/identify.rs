@@ -106,7 +106,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        let settings = &self.worker.settings;
+        let settings = self.worker.settings();
         let mut rng = self.worker.rng.borrow_mut();
         settle_trace(request.headers_mut(), settings.traceparent, &mut *rng);
         let id = settle_id(request.headers_mut(), settings.request_id, &mut *rng);

@@ -26,8 +26,8 @@ impl<S> InFlight<S> {
     /// up what all have. So an uneven spread of connections takes nothing away, and goes over the limit by no more
     /// than the shares of those that were idle.
     fn is_over(&self) -> bool {
-        let limit = self.worker.settings.limits.in_flight as u64;
-        let share = limit / self.worker.settings.workers.max(1) as u64;
+        let limit = self.worker.settings().limits.in_flight as u64;
+        let share = limit / self.worker.fixed.workers.max(1) as u64;
         self.worker.counts.in_flight() > share && self.worker.metrics.requests_in_flight() > limit
     }
 }

@@ -3,7 +3,7 @@
 mod http1;
 mod http2;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) use http2::{Connection as Http2Connection, MAX_STREAMS, Slot};
 /// Every dataserver that this worker has had to do with, by the id of its entry.
 pub(super) struct Pool {
     upstreams: RefCell<HashMap<u64, Rc<Upstream>>>,
-    most_idle: usize,
+    most_idle: Rc<Cell<usize>>,
 }
 
 /// One dataserver, as this worker knows it.
@@ -33,7 +33,7 @@ pub(super) struct Upstream {
     entry: Arc<Entry>,
     pub(super) resolved: Resolved,
     /// Idle connections that are kept at most.
-    most_idle: usize,
+    most_idle: Rc<Cell<usize>>,
     pub(super) counts: Arc<Shard>,
     pub(super) http1: http1::Connections,
     pub(super) http2: http2::Connections,
@@ -42,7 +42,17 @@ pub(super) struct Upstream {
 impl Pool {
     /// Keeps so many idle connections to each dataserver.
     pub(super) fn new(most_idle: usize) -> Self {
-        Self { upstreams: RefCell::default(), most_idle }
+        Self { upstreams: RefCell::default(), most_idle: Rc::new(Cell::new(most_idle)) }
+    }
+
+    /// From now on so many; what is over it is closed at the next look.
+    pub(super) fn set_most_idle(&self, most_idle: usize) {
+        self.most_idle.set(most_idle);
+    }
+
+    /// No connection of HTTP/2 that is there now takes a request that comes after this.
+    pub(super) fn retire_http2(&self) {
+        self.upstreams.borrow().values().for_each(|upstream| upstream.http2.retire_all());
     }
 
     pub(super) fn upstream(&self, entry: &Arc<Entry>, worker: usize) -> Rc<Upstream> {
@@ -53,7 +63,7 @@ impl Pool {
                 addr: entry.addr().clone(),
                 entry: entry.clone(),
                 resolved: Resolved::default(),
-                most_idle: self.most_idle,
+                most_idle: self.most_idle.clone(),
                 counts: entry.traffic().shard(worker),
                 http1: http1::Connections::default(),
                 http2: http2::Connections::default(),
@@ -67,7 +77,7 @@ impl Pool {
         let now = Instant::now();
         self.upstreams.borrow_mut().retain(|_, upstream| {
             let limit = if upstream.entry.has_left() { Duration::ZERO } else { limit };
-            upstream.http1.close_idle(now, limit);
+            upstream.http1.close_idle(now, limit, self.most_idle.get());
             upstream.http2.close_idle(now, limit);
             !upstream.http1.is_empty() || !upstream.http2.is_empty() || Rc::strong_count(upstream) > 1
         });
@@ -132,7 +142,7 @@ impl Lease {
     /// The answer has ended: the connection is for the next request.
     pub(super) fn give_back(mut self) {
         if let Held::Http1(connection) = std::mem::replace(&mut self.held, Held::Nothing) {
-            self.upstream.http1.give_back(connection, self.upstream.most_idle);
+            self.upstream.http1.give_back(connection, self.upstream.most_idle.get());
         }
     }
 

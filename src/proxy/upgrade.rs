@@ -75,7 +75,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture
             && let Some(user) = this.user.take()
         {
             let lease = response.body_mut().take_lease();
-            let idle = this.worker.settings.timeouts.idle_tunnel;
+            let idle = this.worker.settings().timeouts.idle_tunnel;
             let tunnel = this.worker.tunnels.track_future(tunnel(user, idle, lease));
             tokio::task::spawn_local(tunnel);
         }

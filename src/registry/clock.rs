@@ -45,6 +45,12 @@ impl Clock {
         Duration::from_nanos(self.ttl.load(Ordering::Relaxed))
     }
 
+    /// The next tick has to come within the allowance of this TTL. Whoever is not live by the silence limit stays so.
+    pub(super) fn set_ttl(&self, ttl: Duration) {
+        self.ttl.store(nanos(ttl), Ordering::Relaxed);
+        self.allowance.store(nanos(allowance(ttl)), Ordering::Relaxed);
+    }
+
     /// `None` is for ever.
     pub(super) fn set_silence_limit(&self, limit: Option<Duration>) {
         self.silence_limit.store(limit.map_or(NEVER, nanos), Ordering::Relaxed);

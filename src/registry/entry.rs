@@ -106,7 +106,7 @@ impl Entry {
 
     /// It answered a request with this status.
     pub fn answered(&self, status: u16) {
-        if status >= 500 && self.shared.ejection.answered_5xx {
+        if status >= 500 && self.shared.ejection().answered_5xx {
             self.count_failure();
         } else if self.failures_in_a_row.load(Ordering::Relaxed) != 0 {
             self.failures_in_a_row.store(0, Ordering::Relaxed);
@@ -133,7 +133,8 @@ impl Entry {
         }
     }
 
-    fn doubt(&self, failure: Failure) {
+    /// A probe has to settle whether it gets requests.
+    pub(super) fn doubt(&self, failure: Failure) {
         let mut story = self.story();
         if story.doubt == Doubt::None && !self.has_left() {
             story.doubt = Doubt::SUSPECT;
@@ -145,7 +146,7 @@ impl Entry {
 
     fn count_failure(&self) {
         let failures = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let ejection = &self.shared.ejection;
+        let ejection = self.shared.ejection();
         if ejection.failures == 0 || failures < ejection.failures {
             return;
         }

@@ -109,6 +109,9 @@ impl fmt::Display for What {
                 humantime::format_duration(*lasts)
             ),
             Self::Left { reason: Reason::Goodbye, .. } => f.write_str("left: it said goodbye"),
+            Self::Left { reason: Reason::NotAllowed, .. } => {
+                f.write_str("evicted: its address is in none of the networks that dataservers may be in")
+            }
             Self::Left { reason, silence, via } => {
                 write!(f, "evicted: silent for {:.1} s", silence.as_secs_f64())?;
                 match via {

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
@@ -58,7 +59,7 @@ pub struct Ejection {
 
 pub(super) struct Shared {
     pub(super) clock: Clock,
-    pub(super) ejection: Ejection,
+    ejection: ArcSwap<Ejection>,
     /// The snapshot to pick from is no longer right.
     pub(super) changed: Notify,
     /// The entries in the map; asking the map itself would lock each of its shards.
@@ -81,7 +82,7 @@ impl Shared {
     pub(super) fn new(ttl: Duration, ejection: Ejection) -> Self {
         Self {
             clock: Clock::new(ttl),
-            ejection,
+            ejection: ArcSwap::from_pointee(ejection),
             changed: Notify::new(),
             size: AtomicUsize::new(0),
             picked_from: AtomicUsize::new(0),
@@ -92,6 +93,15 @@ impl Shared {
             doubts: Notify::new(),
             feed: Feed::default(),
         }
+    }
+
+    /// When one that fails requests gets none for a while: asked only when one has failed.
+    pub(super) fn ejection(&self) -> Ejection {
+        **self.ejection.load()
+    }
+
+    pub(super) fn set_ejection(&self, ejection: Ejection) {
+        self.ejection.store(Arc::new(ejection));
     }
 
     /// Whether there was room for one more.
@@ -119,7 +129,7 @@ impl Shared {
 
     /// Whether one more may be ejected; then it counts as that.
     pub(super) fn may_eject(&self) -> bool {
-        let most = self.picked_from.load(Ordering::Relaxed).saturating_mul(self.ejection.percent) / 100;
+        let most = self.picked_from.load(Ordering::Relaxed).saturating_mul(self.ejection().percent) / 100;
         let may = self.ejected.fetch_add(1, Ordering::Relaxed) < most;
         if !may {
             self.eject_ended();

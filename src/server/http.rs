@@ -1,10 +1,11 @@
 //! One connection from a user: what comes before HTTP, which HTTP it is, and that to its end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::http2::{Adapter, LocalExecutor, Stalled, Streams};
 use super::io::{Downstream, Socket, Stream, close, linger};
 use super::spread::Counted;
 use super::{Settings, proxy_protocol};
+use crate::current::Current;
 use crate::http1::{self, Ending};
 use crate::metrics::{Protocol, Refused, Worker};
 use crate::proxy::{self, Body, Client, Incoming};
@@ -39,36 +41,47 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// What the connections of a worker have in common.
-pub(super) struct Http {
-    settings: Settings,
-    http2: http2::Builder<LocalExecutor>,
+pub struct Http {
+    now: Current<Now>,
+    /// How long a write waits for its reader, on every connection.
+    write_limit: Rc<Cell<Duration>>,
     executor: LocalExecutor,
     scratch: Rc<http1::Scratch>,
 }
 
+/// What holds at present.
+struct Now {
+    settings: Settings,
+    http2: http2::Builder<LocalExecutor>,
+}
+
 impl Http {
-    pub(super) fn new(settings: Settings) -> Self {
-        let (timeouts, limits) = (&settings.timeouts, &settings.limits);
+    /// By these settings.
+    pub fn new(settings: Settings) -> Rc<Self> {
         let executor = LocalExecutor::default();
-        let mut http2 = http2::Builder::new(executor.clone());
-        http2
-            .timer(TokioTimer::new())
-            // A client that is gone without a word is found out by a ping that it does not answer. The ping waits
-            // behind what the client has yet to read.
-            .keep_alive_interval(timeouts.request_head)
-            .keep_alive_timeout(timeouts.request_head.max(timeouts.idle_body))
-            .max_send_buf_size(SEND_BUFFER)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .max_concurrent_streams(MAX_STREAMS);
-        let scratch = Rc::new(http1::Scratch::new(limits.body_buffer));
-        Self { settings, http2, executor, scratch }
+        let scratch = Rc::new(http1::Scratch::new(settings.limits.body_buffer));
+        let write_limit = Rc::new(Cell::new(settings.timeouts.idle_body));
+        let now = Current::new(Now::new(settings, &executor));
+        Rc::new(Self { now, write_limit, executor, scratch })
+    }
+
+    /// From now on these hold: for every connection that comes, and for the next request on one of HTTP/1 that is open.
+    /// One of HTTP/2 goes on as it began.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.scratch.set_body_read(settings.limits.body_buffer);
+        self.write_limit.set(settings.timeouts.idle_body);
+        self.now.set(Now::new(settings, &self.executor));
+    }
+
+    /// How long what is under way has to end, once the drain begins.
+    pub(super) fn drain_time(&self) -> Duration {
+        self.now.get().settings.timeouts.drain
     }
 
     /// What a connection on which nothing is under way has for one more request when the drain begins.
     fn grace(&self) -> Duration {
-        let timeouts = &self.settings.timeouts;
+        let now = self.now.get();
+        let timeouts = &now.settings.timeouts;
         timeouts.drain_idle.min(timeouts.drain / 2)
     }
 
@@ -83,10 +96,11 @@ impl Http {
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let timeouts = &self.settings.timeouts;
+        let now = self.now.get();
+        let Settings { timeouts, proxy_protocol, tls, .. } = &now.settings;
         let deadline = Instant::now() + timeouts.request_head;
         let mut client = Client { ip: peer.ip(), over_tls: false };
-        if let Some(senders) = &self.settings.proxy_protocol {
+        if let Some(senders) = proxy_protocol {
             if !senders.contains(peer.ip()) {
                 return self.refuse(Refused::ProxyProtocolSender, &peer);
             }
@@ -96,8 +110,11 @@ impl Http {
             };
             client.ip = source.unwrap_or(client.ip);
         }
-        let socket = Socket::new(stream, timeouts.idle_body);
-        match &self.settings.tls {
+        let socket = Socket::new(stream, self.write_limit.clone());
+        // What holds now must not be kept for as long as this connection lasts.
+        let identity = tls.clone();
+        drop(now);
+        match identity {
             None => self.http(socket, service_for(client), deadline, &drain).await,
             // In a box: a connection in the clear must not have the room for both.
             Some(identity) => {
@@ -126,7 +143,7 @@ impl Http {
             biased;
             opened = timeout_at(deadline, opening) => opened,
             // What has begun to be agreed on may well lead to a request.
-            () = drain.begun_for(self.settings.timeouts.linger) => return None,
+            () = drain.begun_for(self.now.get().settings.timeouts.linger) => return None,
         };
         let error = match opened {
             Ok(Ok(opened)) => return Some(opened),
@@ -139,7 +156,7 @@ impl Http {
 
     fn refuse(&self, refused: Refused, because: &dyn fmt::Display) {
         tracing::debug!(%because, reason = refused.label(), "a connection was refused");
-        if let Some(counts) = &self.settings.counts {
+        if let Some(counts) = &self.now.get().settings.counts {
             counts.refused(refused);
         }
     }
@@ -163,7 +180,7 @@ impl Http {
             Ok(Err(_)) | Err(_) => return,
         };
         let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
-        let _open = self.settings.counts.clone().map(|counts| Open::new(counts, protocol));
+        let _open = self.now.get().settings.counts.clone().map(|counts| Open::new(counts, protocol));
         if speaks_http2 {
             // In a box: a connection of HTTP/1 must not have the room for both.
             Box::pin(self.http2(stream, service, drain)).await;
@@ -177,9 +194,12 @@ impl Http {
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let (timeouts, limits) = (&self.settings.timeouts, &self.settings.limits);
-        let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
-        let head_time = http1::HeadTime { first: deadline, next: timeouts.request_head };
+        let rules = || {
+            let now = self.now.get();
+            let Settings { timeouts, limits, .. } = &now.settings;
+            let limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
+            http1::HeadRules { limits, time: timeouts.request_head }
+        };
         let call = move |request: Request<http1::Incoming>| {
             let answer = service.call(request.map(Incoming::http1));
             async move {
@@ -189,19 +209,23 @@ impl Http {
         };
         let refuse = |refusal: http1::Refusal| {
             tracing::debug!(%refusal, "refused what is no request");
-            if let Some(counts) = &self.settings.counts {
+            if let Some(counts) = &self.now.get().settings.counts {
                 counts.refused_head(refusal.status().as_u16());
             }
             proxy::Error::from(refusal).response()
         };
         let (stream, seen) = stream.into_parts();
-        let limits_and_time = (head_limits, head_time);
         let connection =
-            pin!(http1::serve(stream, seen, limits_and_time, self.scratch.clone(), call, refuse));
-        let grace = self.grace();
-        match drain.watch(pending(), connection, |connection| connection.graceful_shutdown(grace)).await {
-            Some((stream, Ending::Close)) => close(stream, timeouts.linger).await,
-            Some((stream, Ending::Linger)) => linger(stream, timeouts.linger, limits.linger_bytes).await,
+            pin!(http1::serve(stream, seen, (deadline, rules), self.scratch.clone(), call, refuse));
+        let end = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown(self.grace());
+        let ended = drain.watch(pending(), connection, end).await;
+        let (linger_time, linger_bytes) = {
+            let now = self.now.get();
+            (now.settings.timeouts.linger, now.settings.limits.linger_bytes)
+        };
+        match ended {
+            Some((stream, Ending::Close)) => close(stream, linger_time).await,
+            Some((stream, Ending::Linger)) => linger(stream, linger_time, linger_bytes).await,
             Some((stream, Ending::Reset)) => stream.socket().reset_when_closed(),
             None => {}
         }
@@ -212,13 +236,15 @@ impl Http {
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let idle = self.settings.timeouts.request_head;
-        let streams = Streams::new(self.settings.limits.cancelled_streams);
+        let now = self.now.get();
+        let Settings { timeouts, limits, .. } = &now.settings;
+        let idle = timeouts.request_head;
+        let streams = Streams::new(limits.cancelled_streams);
         stream.stream().socket().note_moves(streams.moved());
-        let stalled =
-            Stalled { body: self.settings.timeouts.idle_body, grpc: self.settings.timeouts.idle_tunnel };
+        let stalled = Stalled { body: timeouts.idle_body, grpc: timeouts.idle_tunnel };
         let service = Adapter::new(service, streams.clone(), self.executor.clone(), stalled);
-        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(now.http2.serve_connection(TokioIo::new(stream), service));
+        drop(now);
         let end = http2::Connection::graceful_shutdown;
         tokio::select! {
             ended = drain.watch(streams.idle_for(idle), connection.as_mut(), end) => {
@@ -230,6 +256,25 @@ impl Http {
             () = streams.idle_for(idle * 2) => {}
             () = streams.abused() => tracing::debug!("a user cancelled more streams than limits.cancelled_streams"),
         }
+    }
+}
+
+impl Now {
+    fn new(settings: Settings, executor: &LocalExecutor) -> Self {
+        let (timeouts, limits) = (&settings.timeouts, &settings.limits);
+        let mut http2 = http2::Builder::new(executor.clone());
+        http2
+            .timer(TokioTimer::new())
+            // A client that is gone without a word is found out by a ping that it does not answer. The ping waits
+            // behind what the client has yet to read.
+            .keep_alive_interval(timeouts.request_head)
+            .keep_alive_timeout(timeouts.request_head.max(timeouts.idle_body))
+            .max_send_buf_size(SEND_BUFFER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(MAX_STREAMS);
+        Self { settings, http2 }
     }
 }
 

@@ -90,7 +90,7 @@ fn poll_read_some<T>(
 /// A socket with a limit on how long a write waits.
 pub(super) struct Socket {
     stream: TcpStream,
-    write_limit: Duration,
+    write_limit: Rc<Cell<Duration>>,
     /// Set while a write waits for the reader.
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Where to note when an answer moved on.
@@ -99,7 +99,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// A write that waits longer than `write_limit` for its reader fails.
-    pub(super) fn new(stream: TcpStream, write_limit: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, write_limit: Rc<Cell<Duration>>) -> Self {
         Self { stream, write_limit, write_timer: None, moved: OnceCell::new() }
     }
 
@@ -126,7 +126,7 @@ impl Socket {
             self.write_timer = None;
             return written;
         }
-        let limit = self.write_limit;
+        let limit = self.write_limit.get();
         let timer = self
             .write_timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));

@@ -1,9 +1,6 @@
 //! The two files: what they hold, what may be wrong with that, and whether they have changed.
 
 use std::fmt;
-use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
-use crate::small_file;
+use crate::file_watch::{Text, Watched};
 
 /// What is offered in a handshake, the better first (RFC 9113 §3.1, RFC 7301 §6).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -56,54 +53,20 @@ pub struct Fault {
     pub message: String,
 }
 
-/// What a pair was like at one look.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Seen {
-    stamps: [Stamp; 2],
-    /// Of what both held, or of why they could not be read: a key is not kept only to be compared.
-    hash: u64,
-}
-
-/// What changes when a file is written, renamed over, or a link on its path turns elsewhere. `None` is a file that
-/// is not there.
-type Stamp = Option<[i64; 6]>;
-
-/// A file's text, or why there is none.
-type Text = Result<Vec<u8>, String>;
-
 type Loaded = Result<Arc<ServerConfig>, Vec<Fault>>;
 
-impl Seen {
-    pub(super) fn holds_the_same_as(&self, other: Self) -> bool {
-        self.hash == other.hash
-    }
-}
-
 impl Files {
-    pub(super) fn read(&self) -> (Seen, Loaded) {
-        // Before the text: what is written between the two is then seen at the next look.
-        let stamps = self.stamps();
-        let [cert, key] = [&self.cert, &self.key].map(|path| small_file::read(path, MAX_FILE));
-        let mut hasher = DefaultHasher::new();
-        (&cert, &key).hash(&mut hasher);
-        (Seen { stamps, hash: hasher.finish() }, self.load(cert, key))
+    /// Reads and loads both.
+    pub(super) fn read(&self) -> (Watched, Loaded) {
+        let (watched, texts) = Watched::read([self.cert.clone(), self.key.clone()], MAX_FILE);
+        (watched, self.load(texts))
     }
 
-    /// Reads them again if they are not as they were `before`.
-    pub(super) fn look(&self, before: Seen) -> Option<(Seen, Loaded)> {
-        (self.stamps() != before.stamps).then(|| self.read())
-    }
-
-    fn stamps(&self) -> [Stamp; 2] {
-        [&self.cert, &self.key].map(|path| {
-            let meta = fs::metadata(path).ok()?;
-            let (inode, size) = (meta.ino().cast_signed(), meta.size().cast_signed());
-            Some([inode, size, meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
-        })
-    }
-
-    /// Makes of both texts what a handshake needs.
-    fn load(&self, cert: Text, key: Text) -> Loaded {
+    /// Makes of both texts, the certificate's and the key's, what a handshake needs.
+    pub(super) fn load(&self, texts: Vec<Text>) -> Loaded {
+        let mut texts = texts.into_iter();
+        let mut next = || texts.next().unwrap_or_else(|| Err("was not read".to_owned()));
+        let (cert, key) = (next(), next());
         let provider = Arc::new(ring::default_provider());
         let cert = cert.and_then(|text| certificates(&text));
         let key = key.and_then(|text| private_key(&text, &provider));

@@ -22,6 +22,7 @@ mod logs;
 mod packaging;
 mod page;
 mod proxy;
+mod reload;
 mod restart;
 mod rooms;
 mod signed;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     trials.extend(health::trials());
     trials.extend(packaging::trials());
     trials.extend(signed::trials());
+    trials.extend(reload::trials());
     trials.extend(restart::trials());
     trials.extend(systemd::trials());
     trials.extend(clients::trials());

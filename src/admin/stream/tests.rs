@@ -22,7 +22,7 @@ impl Page {
         let registry =
             Registry::new(Settings { join_rate: 1_000_000, trusted_joins: 1_000_000, ..Settings::default() });
         let metrics = Metrics::new(1, &[], &[]).unwrap();
-        let shown = Admin::new(registry, metrics, &config).state;
+        let shown = Admin::new(registry, metrics, config.into()).state;
         Self { shown, start: Instant::now(), seconds: 0 }
     }
 

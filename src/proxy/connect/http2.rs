@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::client::conn::http2::{Builder, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::dial;
-use crate::proxy::Worker;
 use crate::proxy::body::Upload;
 use crate::proxy::pool::{Http2Connection, MAX_STREAMS, Upstream};
+use crate::proxy::{Settings, Worker};
 use crate::registry::Failure;
 
 /// Bytes of one answer that may wait for a user who reads slowly. The connection's window holds that of every stream,
@@ -28,6 +29,26 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 
 /// Bytes of one request that may wait for a dataserver that reads slowly.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// What a connection goes by from its beginning to its end.
+#[derive(PartialEq)]
+pub(in crate::proxy) struct Terms {
+    /// For so long it may be silent before it is pinged.
+    ping: Duration,
+    /// So long the answer to that may take.
+    answered_within: Duration,
+    head_bytes: u32,
+}
+
+impl Terms {
+    pub(in crate::proxy) fn of(Settings { timeouts, limits, .. }: &Settings) -> Self {
+        Self {
+            ping: timeouts.upstream_ping,
+            answered_within: timeouts.response_head,
+            head_bytes: u32::try_from(limits.head_bytes).unwrap_or(u32::MAX),
+        }
+    }
+}
 
 /// A connection's other end, driven by a task of its own and asked by whoever wants a stream.
 pub(in crate::proxy) struct Driver {
@@ -58,17 +79,17 @@ pub(in crate::proxy) async fn http2(
 ) -> Result<Rc<Http2Connection>, Failure> {
     let heard = Rc::<Cell<Option<Waker>>>::default();
     let stream = Heard { stream: dial(worker, upstream).await?, waker: heard.clone() };
-    let (timeouts, limits) = (&worker.settings.timeouts, &worker.settings.limits);
+    let terms = Terms::of(&worker.settings());
     let (sender, connection) = Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        .keep_alive_interval(timeouts.upstream_ping)
-        .keep_alive_timeout(timeouts.response_head)
+        .keep_alive_interval(terms.ping)
+        .keep_alive_timeout(terms.answered_within)
         // Nothing is sent before the peer's limit is known: what is over it would be refused.
         .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(terms.head_bytes)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Failure::Closed)?;

@@ -10,15 +10,14 @@ use http_body::Body as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::config::Timeouts;
 use crate::http1;
-use crate::proxy::Worker;
 use crate::proxy::balance::Routed;
 use crate::proxy::body::{Body, RequestBody, Stream, UpstreamBody};
 use crate::proxy::connect;
 use crate::proxy::error::Error;
 use crate::proxy::pool::{Http1Connection, Lease};
 use crate::proxy::retry::{Attempt, Failed};
+use crate::proxy::{Settings, Worker};
 use crate::registry::Failure;
 
 pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
@@ -35,7 +34,8 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         }
         *now = Instant::now();
     }
-    let timeouts = &worker.settings.timeouts;
+    let settings = worker.settings();
+    let timeouts = &settings.timeouts;
     let mut lease = Lease::new(upstream.clone(), *now);
     loop {
         let kept = upstream.http1.take_idle(*now, timeouts.pool_idle);
@@ -51,7 +51,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
             },
         };
         let asked = if was_kept { *now } else { Instant::now() };
-        let no_answer = match send(&mut connection, request, timeouts, asked).await {
+        let no_answer = match send(&mut connection, request, &settings, asked).await {
             // Nobody asked for another protocol.
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade => {
                 NoAnswer::Malformed
@@ -120,15 +120,17 @@ enum NoAnswer {
 async fn send(
     connection: &mut Http1Connection,
     request: &mut Request<RequestBody>,
-    timeouts: &Timeouts,
+    settings: &Settings,
     asked: Instant,
 ) -> Result<Response<http1::Answer<TcpStream>>, NoAnswer> {
+    let Settings { timeouts, limits, .. } = settings;
     let limit = timeouts.response_head;
+    let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
     let Http1Connection { client, alarm } = connection;
     alarm.set(asked + limit);
     let progress = request.body_mut().progress();
     let failed = {
-        let mut answer = pin!(client.exchange(request, timeouts.expect_continue));
+        let mut answer = pin!(client.exchange(request, head_limits, timeouts.expect_continue));
         let answer = poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Some(answer));

@@ -25,7 +25,8 @@ const CONNECTIONS: usize = 3;
 pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
     let Routed { attempt: Attempt { request, tried, now }, upstream, .. } = &mut routed;
     let mut body = std::mem::take(request.body_mut());
-    let timeouts = &worker.settings.timeouts;
+    let settings = worker.settings();
+    let timeouts = &settings.timeouts;
     // Streams of gRPC may be still for as long as nothing happens that they tell of.
     let (idle, head_time) = if is_grpc(request.headers()) {
         (timeouts.idle_tunnel, timeouts.idle_tunnel)
@@ -50,7 +51,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         *http2_request.uri_mut() = target;
         *http2_request.headers_mut() = fields;
         match send(&slot, http2_request, &handle, head_time).await {
-            Sent::Answer(response) if is_sound(&response, worker.settings.limits.headers) => {
+            Sent::Answer(response) if is_sound(&response, settings.limits.headers) => {
                 handle.answered();
                 upstream.answered(response.status().as_u16());
                 lease.hold_stream(slot);

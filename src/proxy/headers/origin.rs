@@ -44,11 +44,10 @@ pub(super) struct Origin {
     /// The same as a field value.
     address: HeaderValue,
     proto: &'static str,
-    trusted: bool,
 }
 
 impl Origin {
-    pub(super) fn new(client: Client, trusted_proxies: &Networks) -> Self {
+    pub(super) fn new(client: Client) -> Self {
         let ip = client.ip.to_canonical();
         // An IP address is always a field value; "unknown" is RFC 7239's word for one that is not.
         let address = HeaderValue::try_from(ip.to_string());
@@ -56,13 +55,17 @@ impl Origin {
             ip,
             address: address.unwrap_or(HeaderValue::from_static("unknown")),
             proto: if client.over_tls { "https" } else { "http" },
-            trusted: trusted_proxies.contains(ip),
         }
     }
 
-    /// Says it of a request for this host.
-    pub(super) fn tell(&self, headers: &mut HeaderMap, host: Option<HeaderValue>) {
-        if self.trusted {
+    /// Says it of a request for this host; these are proxies whose word on that counts.
+    pub(super) fn tell(
+        &self,
+        headers: &mut HeaderMap,
+        host: Option<HeaderValue>,
+        trusted_proxies: &Networks,
+    ) {
+        if trusted_proxies.contains(self.ip) {
             return self.add(headers, host);
         }
         let is_claim = |name: &&HeaderName| **name == header::FORWARDED || is_lookalike(name);
@@ -154,7 +157,7 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         let host = Some(HeaderValue::from_static("a:81"));
-        Origin::new(client, &config.gateway.trusted_proxies).tell(&mut headers, host);
+        Origin::new(client).tell(&mut headers, host, &config.gateway.trusted_proxies);
         headers
     }
 

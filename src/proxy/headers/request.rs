@@ -7,6 +7,7 @@ use super::fields::{insert_te_trailers, insert_upgrade, remove_hop_by_hop, upgra
 use super::origin::Origin;
 use super::via::Via;
 use super::{Trailers, target};
+use crate::addr::Networks;
 use crate::proxy::error::Error;
 
 /// Checks a request and makes it one for a dataserver that speaks HTTP/1.1. Returns what may become of the answer's
@@ -14,7 +15,12 @@ use crate::proxy::error::Error;
 ///
 /// # Errors
 /// When it must not be forwarded.
-pub(super) fn rewrite(head: &mut Parts, origin: &Origin, via: &Via) -> Result<Trailers, Error> {
+pub(super) fn rewrite(
+    head: &mut Parts,
+    origin: &Origin,
+    trusted_proxies: &Networks,
+    via: &Via,
+) -> Result<Trailers, Error> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Error::MethodNotAllowed);
     }
@@ -40,7 +46,7 @@ pub(super) fn rewrite(head: &mut Parts, origin: &Origin, via: &Via) -> Result<Tr
         insert_te_trailers(headers);
     }
     // Ours go in after the others' went out: no `Connection` field can name them.
-    origin.tell(headers, host);
+    origin.tell(headers, host, trusted_proxies);
     via.add(headers, head.version);
     let trailers = match std::mem::replace(&mut head.version, Version::HTTP_11) {
         Version::HTTP_2 => Trailers::Kept,

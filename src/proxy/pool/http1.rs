@@ -47,10 +47,14 @@ impl Connections {
         self.idle.borrow_mut().clear();
     }
 
-    pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
-        self.idle.borrow_mut().retain(|idle| {
+    /// Closes what was idle for `limit`, and of the others the oldest of those that are too many.
+    pub(super) fn close_idle(&self, now: Instant, limit: Duration, most: usize) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|idle| {
             now.saturating_duration_since(idle.since) < limit && idle.connection.client.is_open()
         });
+        let too_many = idle.len().saturating_sub(most);
+        idle.drain(..too_many);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -96,6 +96,11 @@ impl Connections {
         self.open.borrow_mut().retain(|connection| !Rc::ptr_eq(connection, &slot.connection));
     }
 
+    /// None of them takes more requests.
+    pub(super) fn retire_all(&self) {
+        self.open.borrow_mut().clear();
+    }
+
     pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
         self.open.borrow_mut().retain(|connection| {
             let idle = now.saturating_duration_since(connection.idle_since.get());
@@ -117,7 +122,7 @@ impl Upstream {
         if let Some(slot) = self.http2.free() {
             return Ok(slot);
         }
-        let within = worker.settings.timeouts.connect;
+        let within = worker.settings().timeouts.connect;
         timeout(within, self.new_stream(worker)).await.unwrap_or(Err(Failure::ConnectTimeout))
     }
 
@@ -141,14 +146,14 @@ impl Upstream {
         if let Some(opening) = &*self.http2.opening.borrow() {
             return Ok(opening.clone());
         }
-        if self.http2.open.borrow().len() >= worker.settings.limits.h2c_connections {
+        if self.http2.open.borrow().len() >= worker.settings().limits.h2c_connections {
             return Err(Failure::Refused);
         }
         let (ended, opening) = watch::channel(None);
         self.http2.opening.replace(Some(opening.clone()));
         let (upstream, worker) = (self.clone(), worker.clone());
         spawn_local(async move {
-            let within = worker.settings.timeouts.connect;
+            let within = worker.settings().timeouts.connect;
             let opened = timeout(within, connect::http2(&worker, &upstream)).await;
             let opened = opened.unwrap_or(Err(Failure::ConnectTimeout));
             let opened = opened.map(|connection| upstream.http2.open.borrow_mut().push(connection));

@@ -11,8 +11,8 @@ const KEPT_SECONDS: f64 = 10.0;
 
 /// One worker's part of `gateway.retry_budget`: a purse that requests and time pay into, and repeats out of.
 pub(in crate::proxy) struct Budget {
-    a_request: f64,
-    a_second: f64,
+    a_request: Cell<f64>,
+    a_second: Cell<f64>,
     purse: Cell<f64>,
     /// When time paid in last.
     paid: Cell<Instant>,
@@ -21,31 +21,40 @@ pub(in crate::proxy) struct Budget {
 impl Budget {
     /// The part of one of `workers`. It begins full, or the first failure after a start would be shown to a user.
     pub(in crate::proxy) fn new(budget: RetryBudget, workers: usize) -> Self {
+        let [a_request, a_second, purse] = <[Cell<f64>; 3]>::default();
+        let purse_of_one = Self { a_request, a_second, purse, paid: Cell::new(Instant::now()) };
+        purse_of_one.set(budget, workers);
+        purse_of_one.purse.set(purse_of_one.a_second.get() * KEPT_SECONDS);
+        purse_of_one
+    }
+
+    /// From now on so much is paid in. What is in the purse stays, up to what there may be.
+    pub(in crate::proxy) fn set(&self, budget: RetryBudget, workers: usize) {
         // Config values of at most a million are exact.
         let [percent, per_second, workers] = [budget.percent, budget.per_second, workers]
             .map(|n| f64::from(u32::try_from(n).unwrap_or(u32::MAX)));
-        let a_second = per_second / workers.max(1.0);
-        Self {
-            a_request: percent / 100.0,
-            a_second,
-            purse: Cell::new(a_second * KEPT_SECONDS),
-            paid: Cell::new(Instant::now()),
-        }
+        self.a_request.set(percent / 100.0);
+        self.a_second.set(per_second / workers.max(1.0));
+        self.purse.set(self.purse.get().min(self.most()));
+    }
+
+    /// At the most what ten seconds give, or a hundred requests: an old surplus is no licence for a storm.
+    fn most(&self) -> f64 {
+        (self.a_second.get() * KEPT_SECONDS).max(self.a_request.get() * 100.0)
     }
 
     /// A request came in.
     pub(super) fn deposit(&self) {
-        // At the most what ten seconds give, or a hundred requests: an old surplus is no licence for a storm.
-        let most = (self.a_second * KEPT_SECONDS).max(self.a_request * 100.0);
-        self.purse.set((self.purse.get() + self.a_request).min(most));
+        self.purse.set((self.purse.get() + self.a_request.get()).min(self.most()));
     }
 
     /// Whether a request may be sent again; if so, it is paid for.
     pub(super) fn withdraw(&self) -> bool {
         let now = Instant::now();
         let seconds = now.saturating_duration_since(self.paid.replace(now)).as_secs_f64().min(KEPT_SECONDS);
-        let most = (self.a_second * KEPT_SECONDS).max(self.purse.get());
-        let purse = (self.purse.get() + seconds * self.a_second).min(most);
+        let a_second = self.a_second.get();
+        let most = (a_second * KEPT_SECONDS).max(self.purse.get());
+        let purse = (self.purse.get() + seconds * a_second).min(most);
         let may = purse >= 1.0 - 1e-6; // five fifths are a little less than one
         self.purse.set(if may { (purse - 1.0).max(0.0) } else { purse });
         may

@@ -346,7 +346,7 @@ fn files_that_are_no_pair_are_faults_of_their_keys() {
     ];
     for (cert, key, file, fault) in cases {
         let path = dir.path().join(format!("{file}.pem"));
-        let expected = format!("{}: gateway.tls.{file}: \"{}\" {fault}", config.display(), path.display());
+        let expected = format!("{}:1: gateway.tls.{file}: \"{}\" {fault}", config.display(), path.display());
         for command in [&["check"][..], &[]] {
             let (code, text) = faults(cert, key, command);
             assert!(code == Some(78) && text.starts_with(&expected), "{expected}, not {code:?} {text}");

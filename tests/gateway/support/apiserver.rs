@@ -1,7 +1,7 @@
 //! The gateway's own binaries as processes, on ports that the system picks.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -20,6 +20,8 @@ pub struct Apiserver {
     pub admin: Option<SocketAddr>,
     /// TCP, HTTP and lookup of its embedded NSQ.
     pub nsq: Option<[SocketAddr; 3]>,
+    /// Its config file.
+    pub config: PathBuf,
     _dir: TempDir,
 }
 
@@ -53,7 +55,13 @@ impl Apiserver {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
         std::fs::write(&file, on_free_ports(config)).unwrap();
-        let process = start(Self::command(&file));
+        Self::start_in(dir, file, start)
+    }
+
+    /// As [`start_by`](Self::start_by), with a config file that is there already. The directory goes with the gateway.
+    #[track_caller]
+    pub fn start_in(dir: TempDir, config: PathBuf, start: impl FnOnce(Command) -> Process) -> Self {
+        let process = start(Self::command(&config));
         let listens = process.wait_for("listener", |line| event(line, "gateway listens"));
         let nsq = process.output().lines().find_map(|line| event(line, "embedded NSQ listens"));
         Self {
@@ -61,8 +69,14 @@ impl Apiserver {
             admin: addr(&listens["admin"]),
             nsq: nsq.map(|nsq| ["tcp", "http", "lookup"].map(|key| addr(&nsq[key]).unwrap())),
             process,
+            config,
             _dir: dir,
         }
+    }
+
+    /// Writes its config file anew, in place. What is not said is as at the start.
+    pub fn write_config(&self, config: &str) {
+        std::fs::write(&self.config, on_free_ports(config)).unwrap();
     }
 
     fn admin_addr(&self) -> SocketAddr {
@@ -128,7 +142,8 @@ impl Apiserver {
     }
 }
 
-fn on_free_ports(config: &str) -> String {
+/// A config with ports that the system picks where it does not say which.
+pub fn on_free_ports(config: &str) -> String {
     let mut config: serde_yaml::Value = serde_yaml::from_str(config).unwrap();
     if config.is_null() {
         config = serde_yaml::Value::Mapping(serde_yaml::Mapping::new());

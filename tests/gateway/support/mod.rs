@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 
-pub use apiserver::{Apiserver, DataserverProcess, PATIENT, event};
+pub use apiserver::{Apiserver, DataserverProcess, PATIENT, event, on_free_ports};
 pub use broker::{Broker, Cluster};
 pub use event_stream::EventStream;
 pub use h2_stub::H2Stub;

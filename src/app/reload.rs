@@ -1,0 +1,206 @@
+//! Changing the config while the gateway runs: read it again when its file changes or somebody asks for it, and either
+//! all of it holds from then on, or, if there is any fault, the last good one stays.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::certificate::Certificate;
+use crate::addr::Dialable;
+use crate::admin::{Admin, Reload};
+use crate::config::{Change, Config, Faults, MAX_FILE, Master};
+use crate::file_watch::Watched;
+use crate::metrics::Metrics;
+use crate::nsq::{Intake, Signed};
+use crate::server::Places;
+use crate::systemd::Notifier;
+use crate::telemetry::LogFilter;
+
+/// Faults that are logged, a line each, and shown.
+const TOLD: usize = 100;
+
+/// Where the config comes from.
+pub struct Source {
+    /// Its file; `None` where there is none, and the defaults hold.
+    pub file: Option<PathBuf>,
+    /// Whenever something comes here it is read again, changed or not.
+    pub asked: mpsc::Receiver<()>,
+    /// What `log.filter` says goes here.
+    pub log: LogFilter,
+}
+
+/// All that is told of another config directly. Tasks that live as long as the gateway follow the [`Master`].
+pub(super) struct Rooms {
+    pub(super) admin: Admin,
+    pub(super) dialable: Dialable,
+    pub(super) certificate: Certificate,
+    pub(super) places: Places,
+    pub(super) intake: Arc<Intake>,
+    /// By whom heartbeats have to be signed at present.
+    pub(super) signed: Option<Arc<Signed>>,
+    /// Whether there is an NSQ inside the gateway.
+    pub(super) runs_embedded: bool,
+}
+
+/// Reads the config again.
+pub(super) struct Reloader {
+    pub(super) source: Source,
+    pub(super) master: Master,
+    pub(super) rooms: Rooms,
+    pub(super) metrics: Metrics,
+    pub(super) notifier: Notifier,
+}
+
+/// What became of another config.
+struct Outcome {
+    /// What holds now and did not before.
+    applied: Vec<Change>,
+    /// What waits for a restart.
+    waiting: Vec<Change>,
+}
+
+impl Reloader {
+    /// Runs for as long as it is polled.
+    pub(super) async fn run(mut self) -> Infallible {
+        // What was written since the start read it is found now, and what is written from now on by the watch.
+        let mut watched = self.watch().await;
+        self.catch_up().await;
+        loop {
+            let (paths, interval) = (self.paths(), self.master.now().reload.check_interval);
+            tokio::select! {
+                () = changed(watched.as_ref(), interval) => self.reload("a file has changed").await,
+                Some(()) = self.source.asked.recv() => self.reload("somebody asked for it").await,
+                () = self.rooms.places.settle() => {}
+            }
+            if self.paths() != paths {
+                watched = self.watch().await;
+            }
+        }
+    }
+
+    /// What is watched: the file, and that of the key, whose content matters and not only its name. The certificate's are
+    /// looked after by themselves.
+    fn paths(&self) -> Vec<PathBuf> {
+        let key = self.master.now().nsq.heartbeat_key_file.clone();
+        self.source.file.iter().cloned().chain(key).collect()
+    }
+
+    async fn watch(&self) -> Option<Watched> {
+        self.source.file.as_ref()?;
+        let paths = self.paths();
+        spawn_blocking(move || Watched::read(paths, MAX_FILE).0).await.ok()
+    }
+
+    async fn catch_up(&mut self) {
+        let Some(file) = &self.source.file else { return };
+        match load(file).await {
+            Ok(next) if self.master.now().changes(&next).is_empty() => {}
+            _ => self.reload("a file has changed").await,
+        }
+    }
+
+    async fn reload(&mut self, why: &str) {
+        let Some(file) = self.source.file.clone() else {
+            return tracing::warn!(
+                "no config file is read again: this gateway goes by the defaults, or is a demo"
+            );
+        };
+        self.notifier.reloading();
+        let outcome = match load(&file).await {
+            Ok(next) => self.take(next),
+            Err(faults) => Err(faults),
+        };
+        let (result, faults) = match &outcome {
+            Ok(Outcome { applied, .. }) if applied.is_empty() => ("unchanged", Vec::new()),
+            Ok(_) => ("applied", Vec::new()),
+            Err(faults) => ("rejected", faults.iter().take(TOLD).cloned().collect()),
+        };
+        tell(&file, why, result, &outcome);
+        self.metrics.config_reloaded(result);
+        self.rooms.admin.reloaded(Reload {
+            at: SystemTime::now(),
+            result,
+            faults,
+            waiting: outcome.map(|outcome| outcome.waiting).unwrap_or_default(),
+        });
+        self.notifier.ready();
+    }
+
+    /// Makes it the config that holds. Up to the first line that changes something there is nothing half done.
+    fn take(&mut self, next: Config) -> Result<Outcome, Faults> {
+        let (running, rooms) = (self.master.now(), &mut self.rooms);
+        next.can_follow(rooms.runs_embedded)?;
+        let (mut waiting, mut applied): (Vec<_>, Vec<_>) =
+            running.changes(&next).into_iter().partition(Change::needs_restart);
+        if next.runs_embedded_nsq() != rooms.runs_embedded
+            && !waiting.iter().any(|change| change.key == Change::EMBEDDED)
+        {
+            waiting.push(Change::of_embedded(next.runs_embedded_nsq()));
+        }
+        let next = next.with_fixed_of(&running);
+        let identity = rooms.certificate.of(&next).map_err(Faults::of_tls)?;
+        let signed = Signed::of(&next, rooms.signed.as_deref())?;
+        if let (Some(old), Some(new)) = (&rooms.signed, &signed)
+            && !old.has_same_key(new)
+        {
+            applied.push(Change::of_file("nsq.heartbeat_key_file"));
+        }
+        if applied.is_empty() {
+            return Ok(Outcome { applied, waiting });
+        }
+
+        if let Ok(false) = self.source.log.set(&next.log.filter)
+            && next.log != running.log
+        {
+            tracing::warn!("log.filter does not count while RUST_LOG is set");
+        }
+        rooms.signed = signed.map(Arc::new);
+        rooms.intake.reconfigure(next.gateway.upstream_protocol, rooms.signed.clone());
+        rooms.dialable.set_allow(next.registry.allow.clone());
+        rooms.certificate.set(identity);
+        rooms.places.set(next.limits.connections);
+        // Last: whoever follows finds the rest as it should be.
+        self.master.replace(Arc::new(next));
+        Ok(Outcome { applied, waiting })
+    }
+}
+
+async fn load(file: &Path) -> Result<Config, Faults> {
+    let file = file.to_owned();
+    // A file system may take its time.
+    let loaded = spawn_blocking(move || Config::load_again(&file)).await;
+    loaded.unwrap_or_else(|panicked| Err(Faults::of_file(&panicked)))
+}
+
+async fn changed(watched: Option<&Watched>, interval: std::time::Duration) {
+    match watched {
+        Some(watched) => watched.changed(interval).await,
+        None => pending().await,
+    }
+}
+
+fn tell(file: &Path, why: &str, result: &str, outcome: &Result<Outcome, Faults>) {
+    let file = file.display();
+    let Outcome { applied, waiting } = match outcome {
+        Ok(outcome) => outcome,
+        Err(faults) => {
+            for fault in faults.iter().take(TOLD) {
+                tracing::warn!(%file, line = fault.line, key = fault.path, "a fault in the config: {fault}");
+            }
+            let faults = faults.iter().count();
+            return tracing::warn!(%file, why, faults, "the config is not taken; the last good one stays");
+        }
+    };
+    for Change { key, old, new } in applied {
+        tracing::info!(key, old, new, "the config has changed: {key}: {old} → {new}");
+    }
+    for Change { key, old, new } in waiting {
+        tracing::warn!(key, old, new, "this change of the config waits for a restart: {key}: {old} → {new}");
+    }
+    tracing::info!(%file, why, result, changes = applied.len(), waiting = waiting.len(), "the config was read again");
+}
