@@ -7,6 +7,7 @@ mod listeners;
 mod reload;
 mod service;
 mod start;
+mod succession;
 mod supervise;
 mod switch;
 mod workers;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addr::{Dialable, OwnListeners};
 use crate::admin::Admin;
 use crate::config::{Config, Faults, Master};
-use crate::embedded_nsq::{self, EmbeddedNsq, Listener};
+use crate::embedded_nsq::{self, EmbeddedNsq};
 use crate::liveness::{self, Liveness, Snapshot};
 use crate::metrics::{self, Metrics};
 use crate::nsq::{self, Intake, Signed, Subscriber};
@@ -30,6 +31,7 @@ use crate::proxy;
 use crate::registry::{Reason, Registry};
 use crate::server::{Leave, Listeners, Places};
 use crate::systemd::{Notifier, Passed};
+use crate::takeover::Predecessor;
 use crate::telemetry::Log;
 
 pub use demo::demo;
@@ -39,6 +41,7 @@ pub use reload::Source;
 use certificate::Certificate;
 use listeners::Doors;
 use reload::{Reloader, Rooms};
+use succession::{Before, Succession};
 use supervise::Tasks;
 use workers::{Shared, Workers};
 
@@ -49,7 +52,7 @@ const END: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("{key}: cannot listen on {addr}: {source}; set {key} to move it")]
+    #[error("{key}: cannot listen on {addr}: {source}; set {key} to move it{}", hint(key))]
     Listen {
         /// The config key that moves it.
         key: &'static str,
@@ -67,26 +70,36 @@ pub enum StartError {
 pub struct App {
     config: Config,
     doors: Doors,
-    embedded: Option<EmbeddedNsq>,
     listen: Vec<SocketAddr>,
     certificate: Certificate,
+    predecessor: Option<Predecessor>,
     source: Option<Source>,
 }
 
+/// How a gateway starts.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// Sockets that the service manager has passed on.
+    pub passed: Vec<Passed>,
+    /// It takes over from a gateway that already listens there.
+    pub takeover: bool,
+}
+
 impl App {
-    /// Takes the sockets that the service manager has `passed` on, and binds every other port.
+    /// Takes the sockets that others have made for it, and binds every other port.
     ///
     /// # Errors
     /// When one cannot be had: then none is.
-    pub async fn bind(config: Config, passed: Vec<Passed>) -> Result<Self, StartError> {
+    pub async fn bind(config: Config, Start { passed, takeover }: Start) -> Result<Self, StartError> {
         let certificate = Certificate::default();
         let identity =
             certificate.of(&config).map_err(|faults| anyhow::Error::new(Faults::of_tls(faults)))?;
         certificate.set(identity);
-        let doors = Doors::open(&config, passed, workers(&config)?)?;
+        let mut predecessor = if takeover { succession::predecessor(&config).await? } else { None };
+        let sockets = predecessor.as_mut().map(Predecessor::sockets).unwrap_or_default();
+        let doors = Doors::open(&config, passed, sockets, workers(&config)?).await?;
         let listen = doors.listen.addresses().map_err(anyhow::Error::from)?;
-        let embedded = if config.runs_embedded_nsq() { Some(bind_embedded(&config).await?) } else { None };
-        Ok(Self { config, doors, embedded, listen, certificate, source: None })
+        Ok(Self { config, doors, listen, certificate, predecessor, source: None })
     }
 
     /// Reads the config again when this source has another one; without it, it stays as it is.
@@ -102,7 +115,7 @@ impl App {
 
     /// Where the embedded NSQ listens, if there is one.
     pub fn embedded_nsq(&self) -> Option<embedded_nsq::Listen> {
-        self.embedded.as_ref().map(EmbeddedNsq::addresses)
+        self.doors.nsq.as_ref().map(EmbeddedNsq::addresses)
     }
 
     /// Runs until `stop`, then drains. Returns once nothing is left, or `timeouts.drain` is over.
@@ -110,7 +123,7 @@ impl App {
     /// # Errors
     /// When a part of the gateway cannot be built, or a worker ends that should not.
     pub async fn run(self, stop: CancellationToken, log: Log) -> Result<(), StartError> {
-        let Self { config, doors, embedded, listen, certificate, source } = self;
+        let Self { config, mut doors, listen, certificate, predecessor, source } = self;
         let (notifier, workers) = (Notifier::from_env(), workers(&config)?);
         let registry = Registry::new(liveness::registry_settings(&config.registry));
         let metrics = Metrics::new(workers, &nsq::RESULTS, &Reason::ALL.map(Reason::label))
@@ -121,15 +134,17 @@ impl App {
         let admin = Admin::new(registry.clone(), metrics.clone(), config.clone());
         let admin_listen = doors.admin.as_ref().map(Listeners::addresses).transpose();
         let admin_listen = admin_listen.map_err(anyhow::Error::from)?.unwrap_or_default();
-        let nsq_addrs = embedded.as_ref().map(EmbeddedNsq::addresses);
+        let nsq_addrs = doors.nsq.as_ref().map(EmbeddedNsq::addresses);
         let nsq_listen = nsq_addrs.iter().flat_map(|nsq| [nsq.tcp, nsq.http, nsq.lookup]);
         let own: Vec<_> = listen.iter().chain(&admin_listen).copied().chain(nsq_listen).collect();
         let dialable = Dialable::new(OwnListeners::new(own), now.registry.allow.clone());
 
+        let succession = Succession::new(&mut doors, &listen, registry.clone());
+
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
-        if let Some(embedded) = embedded {
-            tasks.spawn_late("embedded NSQ", |stop| embedded.run(stop.cancelled_owned()));
+        if let Some(nsq) = doors.nsq.take() {
+            tasks.spawn_late("embedded NSQ", |end| nsq.run(end.cancelled_owned()));
         }
         let signed = Signed::of(&now, None).map_err(anyhow::Error::new)?.map(Arc::new);
         let protocol = now.gateway.upstream_protocol;
@@ -141,10 +156,6 @@ impl App {
         tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));
         let liveness = Liveness::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
         tasks.spawn_endless("liveness", liveness.run());
-        let snapshot = Snapshot::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
-        // Before anybody is served: the first user should find them.
-        snapshot.restore().await;
-        tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));
@@ -152,12 +163,14 @@ impl App {
         let watch = certificate.clone().watch(config.clone(), metrics.clone());
         tasks.spawn_endless("certificate watch", watch);
 
-        if doors.listen.shared {
-            tokio::select! {
-                () = start::dataservers_found(&registry, &metrics, &now) => {}
-                () = stop.cancelled() => {} // those who have come are answered all the same
-            }
+        // Before anybody is served: the first user should find dataservers.
+        let snapshot = Snapshot::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
+        let before = Before { predecessor, snapshot: &snapshot, waiting: doors.listen.shared };
+        if !before.served(&registry, &metrics, &dialable, &now, &stop).await? {
+            tasks.stop().await;
+            return Ok(());
         }
+        tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
 
         // Data: each worker on a thread of its own.
         let fixed = proxy::Fixed::new(workers, dialable.clone());
@@ -199,18 +212,28 @@ impl App {
             tokio::time::sleep(lame_duck).await;
         };
         let result = tokio::select! {
-            () = told_to_stop => Ok(()),
+            // Whoever has the sockets, and is not ready yet, will be.
+            () = told_to_stop => Ok(if succession.is_under_way() { Leave::HandOver } else { Leave::Close }),
+            () = succession.taken_over() => Ok(Leave::HandOver),
             error = workers.one_ended() => Err(error),
             task = tasks.one_failed() => Err(anyhow::anyhow!("{task} failed")),
         };
+        // With its copies of the sockets, which would keep the port.
+        drop(succession);
         if let Err(error) = &result {
             tracing::error!(%error, "the gateway cannot go on");
         }
         admin.drain();
         let (_, drain) = drain_times(&config.now());
-        wind_up(workers, tasks, drain).await;
-        result.map_err(StartError::Other)
+        notifier.stopping(drain + END);
+        wind_up(workers, *result.as_ref().unwrap_or(&Leave::Close), tasks, drain).await;
+        result.map(|_| ()).map_err(StartError::Other)
     }
+}
+
+/// What else helps where an address is taken.
+fn hint(key: &str) -> &'static str {
+    if key == "gateway.listen" { ", or replace the gateway that runs there with --takeover" } else { "" }
 }
 
 fn workers(config: &Config) -> anyhow::Result<usize> {
@@ -221,9 +244,9 @@ fn workers(config: &Config) -> anyhow::Result<usize> {
 }
 
 /// Lets everything end, the workers within `drain`.
-async fn wind_up(workers: Workers, tasks: Tasks, drain: Duration) {
+async fn wind_up(workers: Workers, how: Leave, mut tasks: Tasks, drain: Duration) {
     tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
-    let cut_off = workers.stop(Leave::Close).await;
+    let cut_off = workers.stop(how, &mut tasks).await;
     if cut_off > 0 {
         tracing::warn!(
             connections = cut_off,
@@ -237,19 +260,6 @@ async fn wind_up(workers: Workers, tasks: Tasks, drain: Duration) {
 /// How long it serves on after it was told to stop, and how long what is under way then has to end.
 fn drain_times(Config { timeouts, .. }: &Config) -> (Duration, Duration) {
     (timeouts.lame_duck, timeouts.drain)
-}
-
-async fn bind_embedded(config: &Config) -> Result<EmbeddedNsq, StartError> {
-    let listen = config.nsq.embedded_listen;
-    let listen = embedded_nsq::Listen { tcp: listen.tcp, http: listen.http, lookup: listen.lookup };
-    EmbeddedNsq::bind(listen, embedded_nsq::Limits::default()).await.map_err(|error| {
-        let key = match error.listener {
-            Listener::Tcp => "nsq.embedded_listen.tcp",
-            Listener::Http => "nsq.embedded_listen.http",
-            Listener::Lookup => "nsq.embedded_listen.lookup",
-        };
-        StartError::Listen { key, addr: error.addr.to_string(), source: error.source }
-    })
 }
 
 /// Addresses for the log; nothing if there is none.

@@ -41,6 +41,7 @@ mod topic;
 mod vitals;
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -109,12 +110,38 @@ impl EmbeddedNsq {
         let tcp = bind_one(Listener::Tcp, listen.tcp).await?;
         let http = bind_one(Listener::Http, listen.http).await?;
         let lookup = bind_one(Listener::Lookup, listen.lookup).await?;
-        let addresses = Listen { tcp: tcp.1, http: http.1, lookup: lookup.1 };
+        Ok(Self::on([tcp, http, lookup], limits))
+    }
+
+    /// As [`bind`](Self::bind), with sockets that listen already: for nsqd's TCP protocol, its HTTP API, and
+    /// nsqlookupd's.
+    ///
+    /// # Errors
+    /// When the kernel does not take one.
+    pub fn adopt(sockets: [std::net::TcpListener; 3], limits: Limits) -> io::Result<Self> {
+        for socket in &sockets {
+            socket.set_nonblocking(true)?;
+        }
+        let bound = |socket| {
+            let socket = TcpListener::from_std(socket)?;
+            io::Result::Ok((socket.local_addr()?, socket))
+        };
+        let [tcp, http, lookup] = sockets.map(bound);
+        Ok(Self::on([tcp?, http?, lookup?], limits))
+    }
+
+    fn on([tcp, http, lookup]: [(SocketAddr, TcpListener); 3], limits: Limits) -> Self {
+        let addresses = Listen { tcp: tcp.0, http: http.0, lookup: lookup.0 };
         info!(
             tcp = %addresses.tcp, http = %addresses.http, lookup = %addresses.lookup,
             "embedded NSQ listens"
         );
-        Ok(Self { tcp: tcp.0, http: http.0, lookup: lookup.0, addresses, limits })
+        Self { tcp: tcp.1, http: http.1, lookup: lookup.1, addresses, limits }
+    }
+
+    /// The sockets that it listens with: for nsqd's TCP protocol, its HTTP API, and nsqlookupd's.
+    pub fn sockets(&self) -> [BorrowedFd<'_>; 3] {
+        [self.tcp.as_fd(), self.http.as_fd(), self.lookup.as_fd()]
     }
 
     /// The addresses listened on, with the ports that the system chose.
@@ -151,11 +178,11 @@ impl EmbeddedNsq {
     }
 }
 
-async fn bind_one(listener: Listener, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+async fn bind_one(listener: Listener, addr: SocketAddr) -> Result<(SocketAddr, TcpListener), BindError> {
     let failed = |source| BindError { listener, addr, source };
     let socket = TcpListener::bind(addr).await.map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?;
-    Ok((socket, bound))
+    Ok((bound, socket))
 }
 
 impl fmt::Display for Listener {

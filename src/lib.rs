@@ -18,6 +18,7 @@
 //! | [`embedded_nsq`] | an in-memory nsqd and nsqlookupd | |
 //! | [`dataserver`] | the sample dataserver, the announcer | [`heartbeat`], [`nsq`], [`config`] |
 //! | [`systemd`] | the sockets that the service manager passes on, and what it is told | |
+//! | [`takeover`] | handing sockets and the live set to the gateway that comes next | |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
 //! | [`addr`], [`alarm`], [`current`], [`fetch`], [`file_watch`], [`key`], [`lines`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, what holds at present, one HTTP GET, files that change, a key that two sides share, lines on their way to a log, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
@@ -62,5 +63,6 @@ pub mod server;
 pub mod shutdown;
 pub mod small_file;
 pub mod systemd;
+pub mod takeover;
 pub mod telemetry;
 pub mod tls;

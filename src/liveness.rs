@@ -6,7 +6,7 @@
 
 mod hold;
 mod prober;
-mod snapshot;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use nsq_gateway::addr::Addr;
-use nsq_gateway::app::{self, App, Source};
+use nsq_gateway::app::{self, App, Source, Start};
 use nsq_gateway::cli;
 use nsq_gateway::config::{Config, DEFAULT_PATH};
 use nsq_gateway::health::Listener;
@@ -28,6 +28,9 @@ struct Args {
     /// How log lines look; they go to stderr, filtered by RUST_LOG or log.filter
     #[arg(long, value_enum, default_value = "text", global = true)]
     log_format: LogFormat,
+    /// Take over from the gateway that listens where this one is to: its sockets, its queues, its live set; then it leaves
+    #[arg(long)]
+    takeover: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         // It needs no file, and must not depend on where it is started.
         Some(Command::Demo) if named.is_none() => demo(Config::default(), log_format),
         Some(Command::Demo) => with_config(named, |config| demo(config, log_format)),
-        None => with_config(named, |config| run(config, Config::file(named), log_format)),
+        None => with_config(named, |config| run(config, Config::file(named), args.takeover, log_format)),
     }
 }
 
@@ -82,13 +85,13 @@ fn with_config(named: Option<&Path>, run: impl FnOnce(Config) -> ExitCode) -> Ex
     }
 }
 
-fn run(config: Config, file: Option<&Path>, log_format: LogFormat) -> ExitCode {
+fn run(config: Config, file: Option<&Path>, takeover: bool, log_format: LogFormat) -> ExitCode {
     match systemd::passed() {
         Ok(passed) => {
             let log = config.log.clone();
             cli::run(log_format, &log, |stop, log| async {
                 let source = source(file, &log)?;
-                App::bind(config, passed).await?.reload_from(source).run(stop, log).await
+                App::bind(config, Start { passed, takeover }).await?.reload_from(source).run(stop, log).await
             })
         }
         Err(error) => cli::failed(&error),

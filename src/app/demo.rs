@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{App, Source, StartError};
+use super::{App, Source, Start, StartError};
 use crate::config::{Config, Embedded};
 use crate::dataserver::{self, Dataserver};
 use crate::telemetry::Log;
@@ -38,7 +38,7 @@ pub async fn demo(
         });
         dataservers.push(dataserver?);
     }
-    let app = App::bind(config.clone(), Vec::new()).await?.reload_from(source);
+    let app = App::bind(config.clone(), Start::default()).await?.reload_from(source);
     if let (Some(nsq), [listen, ..]) = (app.embedded_nsq(), app.listen()) {
         config.nsq.embedded_listen.tcp = nsq.tcp;
         println!("{}", what_to_try(*listen, &dataservers, &nsq.http, &config.common.server_topic));

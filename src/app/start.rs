@@ -12,8 +12,8 @@ use crate::registry::Registry;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Resolves when dataservers get requests, or when there seem to be none: everybody who lives has had the time to be
-/// heard, and so has whoever answers a probe.
-pub(super) async fn dataservers_found(registry: &Registry, metrics: &Metrics, config: &Config) {
+/// heard, and so has whoever answers a probe. Returns how many get requests.
+pub(super) async fn dataservers_found(registry: &Registry, metrics: &Metrics, config: &Config) -> usize {
     let begun = Instant::now();
     let (to_be_heard, to_be_probed) = (config.common.heart_beat_time, config.registry.probe.timeout);
     // An nsqd that cannot be reached is not waited for.
@@ -29,6 +29,7 @@ pub(super) async fn dataservers_found(registry: &Registry, metrics: &Metrics, co
         sleep(POLL).await;
     }
     registry.publish();
-    let seconds = begun.elapsed().as_secs_f64();
-    tracing::info!(seconds, dataservers = registry.live(Instant::now()), "who waits is let in");
+    let (seconds, dataservers) = (begun.elapsed().as_secs_f64(), registry.live(Instant::now()));
+    tracing::info!(seconds, dataservers, "who waits is let in");
+    dataservers
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Tasks {
     early: Group,
     late: Group,
+    handed_over: CancellationToken,
 }
 
 #[derive(Default)]
@@ -27,12 +28,19 @@ impl Tasks {
         self.early.spawn(name, task);
     }
 
-    /// A task that others use. It gets what tells it to end, and ends by itself.
+    /// A task that others use. It gets what tells it to end, and ends by itself; when another gateway has taken over, which
+    /// does the same, it is dropped.
     pub(super) fn spawn_late<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.late.spawn(name, task);
+        let handed_over = self.handed_over.clone();
+        self.late.spawn(name, |stop| {
+            let task = task(stop);
+            async move {
+                handed_over.run_until_cancelled(task).await;
+            }
+        });
     }
 
     /// A task that never ends by itself, and may be dropped at any point.
@@ -56,8 +64,14 @@ impl Tasks {
         ended.map_or_else(|error| format!("a control task ({error})"), str::to_owned)
     }
 
+    /// Ends what another gateway does from now on.
+    pub(super) async fn hand_over(&mut self) {
+        self.early.stop().await;
+        self.handed_over.cancel();
+    }
+
     /// Stops them, in order.
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(mut self) {
         self.early.stop().await;
         self.late.stop().await;
     }
@@ -75,7 +89,7 @@ impl Group {
         });
     }
 
-    async fn stop(mut self) {
+    async fn stop(&mut self) {
         self.stop.cancel();
         while self.running.join_next().await.is_some() {}
     }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::Dialable;
-use crate::config::Running;
+use crate::config::{self, Running};
 use crate::metrics::Metrics;
 use crate::registry::{Member, Registry};
 use crate::small_file;
@@ -41,8 +41,7 @@ impl Snapshot {
     pub async fn restore(&self) {
         let config = self.config.now();
         let Some(path) = config.registry.snapshot.clone() else { return };
-        let capacity = u64::try_from(config.registry.capacity).unwrap_or(u64::MAX);
-        let max_bytes = capacity.saturating_add(1).saturating_mul(MEMBER_BYTES);
+        let max_bytes = max_bytes(&config.registry);
         let read = spawn_blocking({
             let path = path.clone();
             move || read(&path, max_bytes)
@@ -55,7 +54,8 @@ impl Snapshot {
             Err(why) => return tracing::warn!(%path, "the snapshot of the live set {why}; it is ignored"),
         };
         let (now, known) = (Instant::now(), members.len());
-        let restored = members.iter().filter(|member| self.restore_one(member, now)).count();
+        let restored =
+            members.iter().filter(|member| restore_one(&self.registry, &self.dialable, member, now)).count();
         tracing::info!(
             %path,
             restored,
@@ -63,13 +63,6 @@ impl Snapshot {
             age_seconds = age.as_secs_f64(),
             "the live set is restored from its snapshot: each dataserver has to pass a probe"
         );
-    }
-
-    fn restore_one(&self, member: &Member, now: Instant) -> bool {
-        // The config may have changed since. Names are seen through when they are resolved.
-        let target = member.addr.socket_addr();
-        target.is_none_or(|target| self.dialable.permits(target))
-            && self.registry.restore(member.clone(), now)
     }
 
     /// Writes the set every interval until `stop`, and once more then.
@@ -102,11 +95,7 @@ impl Snapshot {
         let Some(path) = self.config.now().registry.snapshot.clone() else { return };
         let (registry, to) = (self.registry.clone(), path.clone());
         // With the set copied there as well: 100,000 dataservers take their time.
-        let written = spawn_blocking(move || {
-            let document =
-                Document { written_at: SystemTime::now(), members: registry.members(Instant::now()) };
-            write(&to, &document.encode()?)
-        });
+        let written = spawn_blocking(move || write(&to, &encode(&registry)?));
         let written = written.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         self.metrics.snapshot_written(written.is_ok());
         let (path, now) = (path.display(), written.err().map(|error| error.to_string()));
@@ -128,6 +117,37 @@ fn useful(read: Option<Document>, max_age: Duration) -> Result<Option<(Vec<Membe
     let Some(document) = read else { return Ok(None) };
     let age = document.age(SystemTime::now(), max_age).map_err(|why| why.to_string())?;
     Ok(Some((document.members, age)))
+}
+
+/// The most that a set takes.
+pub fn max_bytes(settings: &config::Registry) -> u64 {
+    let capacity = u64::try_from(settings.capacity).unwrap_or(u64::MAX);
+    capacity.saturating_add(1).saturating_mul(MEMBER_BYTES)
+}
+
+/// The set, as it stands in the file.
+///
+/// # Errors
+/// None that is known of.
+pub fn encode(registry: &Registry) -> io::Result<Vec<u8>> {
+    let document = Document { written_at: SystemTime::now(), members: registry.members(Instant::now()) };
+    Ok(document.encode()?)
+}
+
+/// Takes a set in that a running gateway has handed over. Each has to pass a probe. Returns how many they are.
+///
+/// # Errors
+/// Why it is no set.
+pub fn take_in(set: &[u8], registry: &Registry, dialable: &Dialable) -> Result<usize, String> {
+    let document = Document::decode(set).map_err(|why| why.to_string())?;
+    let now = Instant::now();
+    Ok(document.members.iter().filter(|member| restore_one(registry, dialable, member, now)).count())
+}
+
+fn restore_one(registry: &Registry, dialable: &Dialable, member: &Member, now: Instant) -> bool {
+    // The config may have changed since. Names are seen through when they are resolved.
+    let target = member.addr.socket_addr();
+    target.is_none_or(|target| dialable.permits(target)) && registry.restore(member.clone(), now)
 }
 
 /// Nothing if there is no file yet.

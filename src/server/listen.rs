@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
@@ -60,13 +60,9 @@ impl Listeners {
         Ok(Self { sockets, shared })
     }
 
-    /// The same sockets once more.
-    ///
-    /// # Errors
-    /// When file descriptors have run out.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, shared: self.shared })
+    /// The sockets, to be shown to others.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(TcpListener::as_fd)
     }
 
     /// Where they listen: one address, if it was not somebody else who made them for several.

@@ -263,9 +263,19 @@ pub const ROWS: &[Row] = &[
             test("http_50_what_was_sent_before_the_signal_is_answered"),
             test("http_50_an_http2_connection_is_told_goaway"),
             test("http_50_the_deadline_holds_with_a_stream_that_is_stuck"),
+            test("http_50_every_connection_that_came_into_being_is_answered"),
+            test("http_50_whoever_has_asked_nothing_for_a_while_may_ask_once_more"),
         ],
     ),
-    row(27, "a new gateway takes over from an old one", "0/N", &[]),
+    row(
+        27,
+        "a new gateway takes over from an old one",
+        "0/N",
+        &[
+            test("faults_27_a_new_gateway_takes_over_and_no_request_fails"),
+            test("who_comes_between_two_gateways_waits_and_is_served"),
+        ],
+    ),
     row(
         28,
         "the wall clock jumps an hour",

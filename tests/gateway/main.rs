@@ -28,6 +28,7 @@ mod rooms;
 mod signed;
 mod support;
 mod systemd;
+mod takeover;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     trials.extend(reload::trials());
     trials.extend(restart::trials());
     trials.extend(systemd::trials());
+    trials.extend(takeover::trials());
     trials.extend(clients::trials());
     trials.extend(proxy::rows_trials(&trials));
     if !more_filters.is_empty() {

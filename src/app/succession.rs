@@ -1,0 +1,114 @@
+//! Who comes before and after this gateway: taking over from a running one, and being taken over from.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::listeners::Doors;
+use super::start;
+use crate::addr::Dialable;
+use crate::config::Config;
+use crate::liveness::snapshot::{self, Snapshot};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::takeover::{Estate, Offer, Predecessor, Role};
+
+/// The gateway that runs where this one is to listen; `None` if there is none.
+pub(super) async fn predecessor(config: &Config) -> anyhow::Result<Option<Predecessor>> {
+    let (listen, set_bytes) = (config.gateway.listen, snapshot::max_bytes(&config.registry));
+    let met = spawn_blocking(move || Predecessor::meet(listen, set_bytes)).await?;
+    let met = met.with_context(|| format!("nothing can be taken over from the gateway on {listen}"))?;
+    let pid = met.as_ref().map(|predecessor| predecessor.pid);
+    tracing::info!(%listen, pid, "taking over from the gateway that listens there, if there is one");
+    Ok(met)
+}
+
+/// What there may be before anybody is served.
+pub(super) struct Before<'a> {
+    pub(super) predecessor: Option<Predecessor>,
+    pub(super) snapshot: &'a Snapshot,
+    /// Users may wait at the listeners already.
+    pub(super) waiting: bool,
+}
+
+impl Before<'_> {
+    /// Finds the dataservers that are known from before, and takes over from a gateway that runs. Returns whether anybody
+    /// is to be served: told to stop before it has taken over, a gateway leaves the other one as it is.
+    pub(super) async fn served(
+        self,
+        registry: &Registry,
+        metrics: &Metrics,
+        dialable: &Dialable,
+        config: &Config,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let found = start::dataservers_found(registry, metrics, config);
+        let Some(predecessor) = self.predecessor else {
+            self.snapshot.restore().await;
+            if self.waiting {
+                // Told to stop, it still answers who has come.
+                stop.run_until_cancelled(found).await;
+            }
+            return Ok(true);
+        };
+        let pid = predecessor.pid;
+        let known = snapshot::take_in(&predecessor.estate.set, registry, dialable).map_err(|why| {
+            anyhow::anyhow!("the live set of process {pid}, which is to be taken over from, {why}")
+        })?;
+        let Some(found) = stop.run_until_cancelled(found).await else { return Ok(false) };
+        ensure!(
+            found > 0 || known == 0,
+            "none of the {known} dataservers of process {pid} answers here: nothing is taken over"
+        );
+        spawn_blocking(move || predecessor.take_over())
+            .await?
+            .with_context(|| format!("process {pid}, which is to be taken over from, does not answer"))?;
+        tracing::info!(pid, dataservers = found, "taken over");
+        Ok(true)
+    }
+}
+
+/// That somebody may take over from this gateway.
+pub(super) struct Succession {
+    /// `None` if nobody can.
+    offer: Option<(Offer, Estate)>,
+    registry: Registry,
+}
+
+impl Succession {
+    /// For a gateway that listens there, through these doors.
+    pub(super) fn new(doors: &mut Doors, listen: &[SocketAddr], registry: Registry) -> Self {
+        let met = doors.meeting_point.take();
+        let listen = listen.first().copied().ok_or_else(|| io::Error::other("it has no listener"));
+        let offer = listen.and_then(|listen| Offer::new(listen, met)).and_then(|offer| {
+            let mut estate = doors.estate()?;
+            estate.sockets.push((Role::Takeover, offer.socket()?));
+            Ok((offer, estate))
+        });
+        if let Err(error) = &offer {
+            tracing::warn!("no other gateway can take over from this one: {error}");
+        }
+        Self { offer: offer.ok(), registry }
+    }
+
+    /// Resolves when another gateway has taken over.
+    pub(super) async fn taken_over(&self) {
+        let Some((offer, estate)) = &self.offer else { return pending().await };
+        let estate = || {
+            let sockets = estate.sockets.iter().map(|(role, socket)| Ok((*role, socket.try_clone()?)));
+            let set = snapshot::encode(&self.registry)?;
+            Ok(Estate { shared: estate.shared, sockets: sockets.collect::<io::Result<_>>()?, set })
+        };
+        let pid = offer.taken_over(estate).await;
+        tracing::info!(pid, "another gateway has taken over");
+    }
+
+    /// Whether somebody has the sockets, and is about to take over.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.offer.as_ref().is_some_and(|(offer, _)| offer.is_given())
+    }
+}

@@ -1,0 +1,202 @@
+//! Taking over from a gateway that runs: the new one gets the old one's listening sockets and its live set, and the old
+//! one leaves when the new one is ready.
+//!
+//! The sockets themselves are handed over, and with them the connections that wait in their queues. To share the port by
+//! `SO_REUSEPORT` instead would lose those: when the old gateway closes a socket, the kernel resets whoever waits there, if
+//! `net.ipv4.tcp_migrate_req` is not set, which it seldom is.
+//!
+//! They meet at a Unix socket whose name says where the old one listens. It is in the abstract namespace, which belongs to
+//! the network as ports do, and leaves no file behind. Anybody may connect there, so each side looks who the other is.
+
+mod wire;
+
+use std::io::{self, Read, Write};
+use std::net;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_blocking;
+
+pub use wire::{Estate, Role};
+
+/// The longest that either side may take for what it has at hand.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After an accept that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the new one says when it is ready, and the old one when it leaves.
+const READY: u8 = b'r';
+const YOURS: u8 = b'y';
+
+/// Where the gateway that listens there meets who is to take over.
+fn meeting_point(listen: net::SocketAddr) -> io::Result<SocketAddr> {
+    abstract_name(&format!("nsq-gateway takeover {listen}"))
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_name(name: &str) -> io::Result<SocketAddr> {
+    <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_name(_: &str) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Root and whoever this gateway runs as may do with it as they like anyway.
+fn look_at(peer: &UnixStream) -> io::Result<i32> {
+    let peer = socket_peercred(peer)?;
+    if !peer.uid.is_root() && peer.uid != geteuid() {
+        let who = format!("the process at the other end belongs to user {}", peer.uid.as_raw());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, who));
+    }
+    Ok(peer.pid.as_raw_nonzero().get())
+}
+
+/// The running gateway's side: whoever comes may take over.
+pub struct Offer {
+    listener: tokio::net::UnixListener,
+    /// Somebody has the sockets, and is not ready yet.
+    given: Arc<AtomicBool>,
+}
+
+impl Offer {
+    /// For a gateway that listens there. `inherited` is the meeting point of the gateway that it has taken over from.
+    ///
+    /// # Errors
+    /// When somebody else meets there.
+    pub fn new(listen: net::SocketAddr, inherited: Option<UnixListener>) -> io::Result<Self> {
+        let listener = match inherited {
+            Some(listener) => listener,
+            None => UnixListener::bind_addr(&meeting_point(listen)?)?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: tokio::net::UnixListener::from_std(listener)?, given: Arc::default() })
+    }
+
+    /// The meeting point, for the estate.
+    ///
+    /// # Errors
+    /// When file descriptors have run out.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Whether somebody has the sockets who is not ready yet.
+    pub fn is_given(&self) -> bool {
+        self.given.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when somebody has taken over, with the number of its process. Until it is ready it has cost nothing: if it
+    /// ends before, all is as it was.
+    pub async fn taken_over(&self, estate: impl Fn() -> io::Result<Estate>) -> i32 {
+        loop {
+            match self.meet(&estate).await {
+                Ok(pid) => return pid,
+                Err(error) => {
+                    tracing::warn!("nobody has taken over: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn meet(&self, estate: &impl Fn() -> io::Result<Estate>) -> io::Result<i32> {
+        let (stream, _) = self.listener.accept().await?;
+        let stream = stream.into_std()?;
+        let pid = look_at(&stream)?;
+        tracing::info!(pid, "a gateway wants to take over");
+        let estate = estate()?;
+        self.given.store(true, Ordering::Relaxed);
+        let given = Given(&self.given);
+        let sent = spawn_blocking(move || {
+            blocking(&stream)?;
+            wire::send(&stream, &estate)?;
+            stream.set_nonblocking(true)?;
+            io::Result::Ok(stream)
+        });
+        let mut stream = tokio::net::UnixStream::from_std(sent.await??)?;
+        // It waits for dataservers; if it ends, so does the connection.
+        let said = stream.read_u8().await?;
+        if said != READY {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what it should not"));
+        }
+        stream.write_u8(YOURS).await?;
+        std::mem::forget(given);
+        Ok(pid)
+    }
+}
+
+/// Takes back what was given, unless it was taken.
+struct Given<'a>(&'a AtomicBool);
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The new gateway's side: the old one, which still serves.
+pub struct Predecessor {
+    stream: UnixStream,
+    /// Its process.
+    pub pid: i32,
+    /// What it leaves.
+    pub estate: Estate,
+}
+
+impl Predecessor {
+    /// The gateway that listens there; `None` if there is none. Blocks.
+    ///
+    /// # Errors
+    /// When it does not do as it should within some seconds, or somebody else is there. `set_bytes` is the most that its
+    /// live set may have.
+    pub fn meet(listen: net::SocketAddr, set_bytes: u64) -> io::Result<Option<Self>> {
+        let stream = match UnixStream::connect_addr(&meeting_point(listen)?) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let pid = look_at(&stream)?;
+        blocking(&stream)?;
+        let estate = wire::receive(&stream, set_bytes)?;
+        Ok(Some(Self { stream, pid, estate }))
+    }
+
+    /// Takes the sockets out of what it leaves.
+    pub fn sockets(&mut self) -> Estate {
+        Estate {
+            shared: self.estate.shared,
+            sockets: std::mem::take(&mut self.estate.sockets),
+            set: Vec::new(),
+        }
+    }
+
+    /// Tells it to leave. Blocks.
+    ///
+    /// # Errors
+    /// When it still runs, and does not answer.
+    pub fn take_over(mut self) -> io::Result<()> {
+        let told = self.stream.write_all(&[READY]).and_then(|()| self.stream.read_exact(&mut [0; 1]));
+        match told {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+            }
+            // It leaves, or has left by itself.
+            _ => Ok(()),
+        }
+    }
+}
+
+fn blocking(stream: &UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
