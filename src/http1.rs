@@ -29,3 +29,7 @@ pub use head::{Limits, Refusal};
 pub use response::Malformed;
 pub use spare::recycle;
 pub use wire::{Io, Scratch};
+
+/// Among the extensions of an answer: it ends when the gateway does, so that the end is not to wait for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Unwaited;

@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::api::Shown;
 use super::{page, readyz};
+use crate::http1::Unwaited;
 use crate::metrics::NsqdStatus;
 use crate::problem::problem;
 use form::{Clock, Delta, Event, Load, Nsqd, Set, State, message};
@@ -102,6 +103,7 @@ impl Stream {
             return refused.map(Body::from);
         };
         let mut response = Response::new(Body::new(Messages(messages)));
+        response.extensions_mut().insert(Unwaited);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));

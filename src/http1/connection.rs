@@ -12,6 +12,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
+use super::Unwaited;
 use super::answer::{Asked, Written, write_head};
 use super::body::{Decoder, Incoming};
 use super::head::{Head, Limits, Refusal, parse};
@@ -50,6 +51,11 @@ impl<F, IO> Connection<F, IO> {
     /// its connection would meet the request that is just on its way.
     pub fn graceful_shutdown(self: Pin<&mut Self>, grace: Duration) {
         self.transport.closing.set(Some(grace));
+    }
+
+    /// Whether there is something under way that is to end by itself.
+    pub fn is_waited_for(&self) -> bool {
+        !self.transport.unwaited.get()
     }
 }
 
@@ -197,6 +203,7 @@ async fn exchange<IO: Io, B: Body<Data = Bytes>>(
     asked.keep_alive &= transport.may_stay();
 
     let (parts, body) = response.into_parts();
+    transport.unwaited.set(parts.extensions.get::<Unwaited>().is_some());
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     let written = write_head(&parts, body.size_hint().exact(), asked, &mut head);
     let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };

@@ -22,6 +22,8 @@ pub(super) struct Transport<IO> {
     state: RefCell<State<IO>>,
     /// The gateway drains: the next answer is the last, and whoever asks nothing has so long to do so.
     pub(super) closing: Cell<Option<Duration>>,
+    /// The answer that is under way is [`Unwaited`](super::Unwaited).
+    pub(super) unwaited: Cell<bool>,
 }
 
 pub(super) struct State<IO> {
@@ -41,7 +43,7 @@ impl<IO: Io> Transport<IO> {
             server: None,
             upgrade: None,
         };
-        Self { scratch, state: RefCell::new(state), closing: Cell::new(None) }
+        Self { scratch, state: RefCell::new(state), closing: Cell::new(None), unwaited: Cell::new(false) }
     }
 
     pub(super) fn state(&self) -> RefMut<'_, State<IO>> {

@@ -47,20 +47,25 @@ impl Drain {
         tokio::time::sleep(grace).await;
     }
 
-    /// Drives `connection` to its end, and calls `end` on it once when the drain has begun or `until` resolves.
+    /// Drives `connection` to its end, and calls `end` on it once when the drain has begun or `until` resolves. One that
+    /// then has a `limit` and does not end within it has no output.
     pub(super) async fn watch<C: Future>(
         &self,
         until: impl Future<Output = ()>,
         mut connection: Pin<&mut C>,
         end: impl FnOnce(Pin<&mut C>),
-    ) -> C::Output {
+        limit: impl FnOnce(&C) -> Option<Duration>,
+    ) -> Option<C::Output> {
         tokio::select! {
             biased; // a request that has come is taken in first
-            output = connection.as_mut() => return output,
+            output = connection.as_mut() => return Some(output),
             () = self.begun() => end(connection.as_mut()),
             () = until => end(connection.as_mut()),
         }
-        connection.await
+        match limit(&connection) {
+            Some(limit) => tokio::time::timeout(limit, connection).await.ok(),
+            None => Some(connection.await),
+        }
     }
 }
 

@@ -218,7 +218,9 @@ impl Http {
         let connection =
             pin!(http1::serve(stream, seen, (deadline, rules), self.scratch.clone(), call, refuse));
         let end = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown(self.grace());
-        let ended = drain.watch(pending(), connection, end).await;
+        let limit =
+            |connection: &http1::Connection<_, _>| (!connection.is_waited_for()).then(|| self.grace());
+        let ended = drain.watch(pending(), connection, end, limit).await.flatten();
         let (linger_time, linger_bytes) = {
             let now = self.now.get();
             (now.settings.timeouts.linger, now.settings.limits.linger_bytes)
@@ -246,9 +248,10 @@ impl Http {
         let mut connection = pin!(now.http2.serve_connection(TokioIo::new(stream), service));
         drop(now);
         let end = http2::Connection::graceful_shutdown;
+        let limit = |_: &_| (!streams.are_waited_for()).then(|| self.grace());
         tokio::select! {
-            ended = drain.watch(streams.idle_for(idle), connection.as_mut(), end) => {
-                if let Err(error) = ended {
+            ended = drain.watch(streams.idle_for(idle), connection.as_mut(), end, limit) => {
+                if let Some(Err(error)) = ended {
                     tracing::debug!(%error, "a user's connection ended with an error");
                 }
             }

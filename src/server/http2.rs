@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use crate::alarm::Alarm;
+use crate::http1::Unwaited;
 use crate::proxy::{Body, Incoming, is_grpc};
 
 /// How long a cancelled stream counts, at most.
@@ -40,6 +41,8 @@ pub(super) struct Streams {
 
 struct Inner {
     open: Cell<usize>,
+    /// Those among them whose answer is [`Unwaited`].
+    unwaited: Cell<usize>,
     /// When there was last a stream, or something of one was written.
     last: Rc<Cell<Instant>>,
     /// Streams that the user cancelled before they were answered, and since when they are counted.
@@ -54,6 +57,7 @@ impl Streams {
     pub(super) fn new(allowed: usize) -> Self {
         let inner = Inner {
             open: Cell::new(0),
+            unwaited: Cell::new(0),
             last: Rc::new(Cell::new(Instant::now())),
             cancelled: Cell::new((Instant::now(), 0)),
             allowed,
@@ -65,6 +69,12 @@ impl Streams {
     /// Where to note that something of an answer was written: a stream ends for us when hyper has all of it.
     pub(super) fn moved(&self) -> Rc<Cell<Instant>> {
         self.inner.last.clone()
+    }
+
+    /// Whether there is something under way that is to end by itself.
+    pub(super) fn are_waited_for(&self) -> bool {
+        let open = self.inner.open.get();
+        open == 0 || open > self.inner.unwaited.get()
     }
 
     /// Resolves when there was no stream for so long.
@@ -100,6 +110,8 @@ struct Stream {
     moved: Cell<u64>,
     /// The head of its answer is there.
     answered: Cell<bool>,
+    /// That answer is [`Unwaited`].
+    unwaited: Cell<bool>,
     /// How long its user may make no room for what there is to send.
     stalled: Duration,
 }
@@ -108,6 +120,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let streams = &*self.streams;
         streams.open.set(streams.open.get().saturating_sub(1));
+        if self.unwaited.get() {
+            streams.unwaited.set(streams.unwaited.get().saturating_sub(1));
+        }
         let now = Instant::now();
         streams.last.set(now);
         if self.answered.get() {
@@ -149,9 +164,10 @@ where
     fn call(&self, request: Request<Hyper>) -> Self::Future {
         let streams = self.streams.inner.clone();
         streams.open.set(streams.open.get() + 1);
-        let (waits_for_user, moved, answered) = (Cell::new(false), Cell::new(0), Cell::new(false));
+        let (waits_for_user, moved) = (Cell::new(false), Cell::new(0));
+        let (answered, unwaited) = (Cell::new(false), Cell::new(false));
         let stalled = if is_grpc(request.headers()) { self.stalled.grpc } else { self.stalled.body };
-        let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, stalled });
+        let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, unwaited, stalled });
         // hyper makes a task of the stream right after this.
         self.executor.next.set(Some(stream.clone()));
         let answer = self.service.borrow_mut().call(request.map(Incoming::http2));
@@ -177,6 +193,10 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFu
         if let Some(stream) = &stream {
             stream.waits_for_user.set(true);
             stream.answered.set(true);
+            if response.extensions().get::<Unwaited>().is_some() {
+                stream.unwaited.set(true);
+                stream.streams.unwaited.set(stream.streams.unwaited.get() + 1);
+            }
         }
         Poll::Ready(Ok(response.map(|body| Answer { body, stream })))
     }

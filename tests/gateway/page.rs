@@ -9,8 +9,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::support::{
-    Apiserver, EventStream, PATIENT, Reply, Stub, connect, exchange, get, pause, request, tools, trial_with,
-    trials,
+    Apiserver, EventStream, PATIENT, Reply, Stub, connect, eventually, exchange, get, pause, post, request,
+    tools, trial_with, trials,
 };
 
 mod chromium;
@@ -27,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
         more_viewers_than_allowed_get_503_until_one_has_left,
         a_stream_outlives_the_limits_on_what_does_not_move,
         told_to_stop_the_gateway_ends_the_streams_at_once,
+        a_viewer_that_reads_nothing_does_not_hold_up_the_stop,
     ];
     let curl = &*tools::CURL;
     trials.push(trial_with("page::the_stream_comes_over_http2_as_well", curl, the_stream_comes_over_http2));
@@ -231,7 +232,7 @@ fn more_viewers_than_allowed_get_503_until_one_has_left() {
     assert_eq!(reply.json()["title"], "Too many viewers");
     assert_eq!(ask(gateway.listen, BROWSER).status, 200);
     drop(viewers);
-    crate::support::eventually("a place", || {
+    eventually("a place", || {
         let mut stream = connect(gateway.listen);
         let asked = request("GET /dataservers", &[("accept", "text/event-stream")], b"");
         stream.write_all(&asked).unwrap();
@@ -263,6 +264,37 @@ fn told_to_stop_the_gateway_ends_the_streams_at_once() {
     assert_eq!(last["set"]["not_ready"], "draining", "{last}");
     assert!(gateway.process.wait().success());
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+}
+
+/// Announces many, no more at a time than the embedded NSQ has room for.
+fn announce_many(gateway: &Apiserver, addrs: &[String]) {
+    let [_, http, _] = gateway.nsq.unwrap();
+    let mut announced = 0.0;
+    for some in addrs.chunks(2_500) {
+        assert_eq!(post(http, "/mpub?topic=data_server_addr", some.join("\n").as_bytes()).status, 200);
+        announced += 2_500.0;
+        let live = || gateway.metric("gateway_dataservers{state=\"live\"}");
+        eventually("all", || (live() > announced - 1.0).then_some(()));
+    }
+}
+
+fn a_viewer_that_reads_nothing_does_not_hold_up_the_stop() {
+    let mut gateway = Apiserver::start(
+        "registry: {ttl: 1h, trusted_joins: 100000, join_rate: 100000}\ntimeouts: {drain: 25s, drain_idle: 300ms}\n",
+    );
+    // So many with names so long that what there is to tell fits into no socket's buffers.
+    let label = "a".repeat(60);
+    let addrs: Vec<_> = (0..15_000).map(|n| format!("d{n}.{label}.{label}.{label}.example:80")).collect();
+    announce_many(&gateway, &addrs);
+    let mut stream = connect(gateway.listen);
+    stream.write_all(&request("GET /dataservers", &[("accept", "text/event-stream")], b"")).unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    pause(Duration::from_secs(1));
+    let told = Instant::now();
+    gateway.process.signal("TERM");
+    assert!(gateway.process.wait().success());
+    assert!(told.elapsed() < Duration::from_secs(12), "{:?}", told.elapsed());
+    assert_eq!(gateway.process.count("were cut off"), 0);
 }
 
 fn the_stream_comes_over_http2() {
