@@ -20,6 +20,7 @@ pub struct Gateway {
     pub tls: Option<Tls>,
     /// Networks of proxies that begin every connection to `listen` with a PROXY protocol header, version 1 or 2, that
     /// says who the client is; nobody else may connect. `true` is every network. Default false.
+    #[serde(serialize_with = "networks::or_false")]
     pub proxy_protocol: Option<Networks>,
     /// Threads that carry requests; 0 is one per core. Default 0, at most 1024.
     pub workers: usize,

@@ -23,3 +23,12 @@ impl Serialize for Networks {
         serializer.collect_seq(self.iter().map(ToString::to_string))
     }
 }
+
+/// For a key that `false` turns off.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+pub(super) fn or_false<S: Serializer>(networks: &Option<Networks>, serializer: S) -> Result<S::Ok, S::Error> {
+    match networks {
+        Some(networks) => networks.serialize(serializer),
+        None => serializer.serialize_bool(false),
+    }
+}

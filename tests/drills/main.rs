@@ -20,6 +20,7 @@ mod fleet;
 mod load;
 mod machine;
 mod network;
+mod reload;
 mod report;
 mod rows;
 mod stage;

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 
 use crate::findings::Drilled;
 use crate::support::{tools, trials};
-use crate::{broker, crowd, dataservers, machine, network, start};
+use crate::{broker, crowd, dataservers, machine, network, reload, start};
 
 /// A fault and its promise.
 pub struct Row {
@@ -253,7 +253,11 @@ pub const ROWS: &[Row] = &[
         25,
         "the config is broken, emptied, half-written, replaced, a symlink swapped",
         "the last good one stays, counted, logged, 0/N",
-        &[],
+        &[
+            drill!(reload::changed_in_every_way),
+            drill!(reload::a_thousand_times),
+            test("faults_25_a_broken_config_leaves_the_last_good_one"),
+        ],
     ),
     row(
         26,
