@@ -28,6 +28,10 @@ pub(super) use budget::Budget;
 /// How often a request is tried.
 const TRIES: usize = 3;
 
+/// How often one is tried while all it meets turn it away at once: a crowd of addresses at which nobody listens must not
+/// stand between a request and those that serve.
+const TRIES_AT_ONCE: usize = 32;
+
 /// A request and who failed it before.
 pub(super) struct Attempt {
     pub(super) request: Request<RequestBody>,
@@ -127,8 +131,10 @@ where
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let is_repeatable = is_safe && request.body().is_end_stream();
         let mut service = self.inner.clone();
-        let attempt = service.call(Attempt { request, tried: Tried::default(), now: Instant::now() });
-        RetryFuture { attempt, service, worker: self.worker.clone(), is_repeatable, tries: 1, last: None }
+        let now = Instant::now();
+        let attempt = service.call(Attempt { request, tried: Tried::default(), now });
+        let worker = self.worker.clone();
+        RetryFuture { attempt, service, worker, is_repeatable, began: now, tries: 1, sent: 0, last: None }
     }
 }
 
@@ -140,7 +146,10 @@ pin_project! {
         worker: Rc<Worker>,
         // It has no body and changes nothing.
         is_repeatable: bool,
+        began: Instant,
         tries: usize,
+        // Of those, the ones in which something of it was sent.
+        sent: usize,
         // Why the try before this one failed.
         last: Option<Error>,
     }
@@ -164,16 +173,20 @@ where
                 Error::NoDataserver => this.last.take().unwrap_or(Error::NoDataserver),
                 error => error,
             };
-            let is_whole = matches!(left, Left::Whole(_));
-            let Some(reason) = reason(&error, is_whole).filter(|_| *this.tries < TRIES) else {
+            let Some(reason) = reason(&error, matches!(left, Left::Whole(_))) else {
                 return Poll::Ready(Err(error));
             };
+            *this.sent += usize::from(matches!(left, Left::Sent(_)));
+            let is_turned_away_at_once =
+                *this.tries < TRIES_AT_ONCE && this.began.elapsed() < this.worker.settings.timeouts.connect;
             let request = match left {
-                Left::Whole(request) => request,
-                Left::Sent(request) if *this.is_repeatable && this.worker.retry_budget.withdraw() => {
+                Left::Whole(request) if *this.tries < TRIES || is_turned_away_at_once => request,
+                Left::Sent(request)
+                    if *this.is_repeatable && *this.sent < TRIES && this.worker.retry_budget.withdraw() =>
+                {
                     request.map(|_| RequestBody::default())
                 }
-                Left::Sent(_) | Left::Nothing => return Poll::Ready(Err(error)),
+                Left::Whole(_) | Left::Sent(_) | Left::Nothing => return Poll::Ready(Err(error)),
             };
             this.worker.counts.retried(reason);
             *this.tries += 1;

@@ -18,7 +18,8 @@ pub fn trials() -> Vec<Trial> {
         faults_11_with_no_live_dataserver_503_at_once_and_when_to_come_again,
         requests_reach_every_live_dataserver,
         a_dataserver_that_refuses_costs_nobody_a_request,
-        a_request_is_offered_to_three_dataservers_at_most,
+        faults_19_a_request_passes_over_a_crowd_that_refuses_it,
+        a_request_that_was_sent_reaches_three_dataservers_at_most,
         faults_3_a_dataserver_that_reads_and_closes_fails_no_get_and_sees_no_post_twice,
         faults_1_a_dataserver_that_is_killed_under_load_fails_no_get,
         gateway_retry_budget_bounds_what_is_sent_again,
@@ -68,12 +69,23 @@ fn a_dataserver_that_refuses_costs_nobody_a_request() {
     assert!((1.0..10.0).contains(&retries), "{retries}");
 }
 
-fn a_request_is_offered_to_three_dataservers_at_most() {
+fn faults_19_a_request_passes_over_a_crowd_that_refuses_it() {
     let gateway = gateway_and("", &[]);
-    gateway.announce(&(0..6).map(|_| Stub::refusing()).collect::<Vec<_>>());
-    let reply = get(gateway.listen, "/");
-    assert_problem(&reply, 502, "connection_refused");
-    assert!((gateway.metric("gateway_retries_total{reason=\"connect\"}") - 2.0).abs() < f64::EPSILON);
+    let mut crowd: Vec<_> = (0..12).map(|_| Stub::refusing()).collect();
+    gateway.announce(&crowd);
+    assert_problem(&get(gateway.listen, "/"), 502, "connection_refused");
+    let (stub, gateway) = (Stub::ok("alive"), gateway_and("", &[]));
+    crowd.push(stub.addr());
+    gateway.announce(&crowd);
+    assert_eq!(post(gateway.listen, "/", b"body").text(), "alive");
+    assert_eq!(stub.requests().len(), 1);
+}
+
+fn a_request_that_was_sent_reaches_three_dataservers_at_most() {
+    let stubs: Vec<_> = (0..6).map(|_| Stub::answering(|_| Vec::new())).collect();
+    let gateway = gateway_and("", &stubs.iter().collect::<Vec<_>>());
+    assert_problem(&get(gateway.listen, "/"), 502, "connection_terminated");
+    assert_eq!(stubs.iter().map(|stub| stub.requests().len()).sum::<usize>(), 3);
 }
 
 fn faults_3_a_dataserver_that_reads_and_closes_fails_no_get_and_sees_no_post_twice() {
