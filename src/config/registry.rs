@@ -50,6 +50,8 @@ pub struct Probe {
     pub interval: Duration,
     /// How long an answer may take. Default 1s, from 10ms to 1min.
     pub timeout: Duration,
+    /// How long a connection must last, of one that broke those of requests. Default 100ms, from 1ms to 1min.
+    pub hold: Duration,
     /// How many are asked at the same time. Default 128, at most 10000.
     pub parallel: usize,
     /// One that is silent and fails its probes for so long is evicted even while heartbeats cannot be heard.
@@ -141,6 +143,7 @@ impl Probe {
             path,
             interval: section.within("interval", millis(1_000), millis(10), millis(600_000)),
             timeout: section.within("timeout", millis(1_000), millis(10), millis(60_000)),
+            hold: section.within("hold", millis(100), millis(1), millis(60_000)),
             parallel: section.within("parallel", 128, 1, 10_000),
             give_up: section.within("give_up", millis(60_000), millis(100), millis(86_400_000)),
         };

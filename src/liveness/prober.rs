@@ -202,34 +202,41 @@ impl Prober {
 
 async fn probe(entry: &Entry, settings: &config::Probe, dialable: &Dialable) -> Answer {
     let within = settings.timeout;
+    let too_slow = || Answer::Failed(format!("no answer within {}", humantime::format_duration(within)));
     // A gRPC server has no paths: a connection is enough.
     let path = settings.path.as_deref().filter(|_| entry.protocol() == Protocol::Http1);
-    let asked = async {
-        match path {
-            None => connect(entry.addr(), dialable).await,
-            Some(path) => ask(entry.addr(), path, within, dialable).await,
-        }
-    };
-    timeout(within, asked).await.unwrap_or_else(|_| Answer::Failed(too_slow(within)))
+    if let Some(path) = path {
+        let asked = timeout(within, ask(entry.addr(), path, within, dialable)).await;
+        return asked.unwrap_or_else(|_| too_slow());
+    }
+    match timeout(within, connect(entry.addr(), dialable)).await {
+        // Of whom nothing is known but its silence, taking a connection is enough: a large set is asked quickly.
+        Ok(Ok(stream)) if entry.breaks_connections() => stays_open(&stream, settings.hold).await,
+        Ok(Ok(_)) => Answer::Passed,
+        Ok(Err(answer)) => answer,
+        Err(_) => too_slow(),
+    }
 }
 
-fn too_slow(within: Duration) -> String {
-    format!("no answer within {}", humantime::format_duration(within))
-}
-
-async fn connect(addr: &Addr, dialable: &Dialable) -> Answer {
-    let targets = match targets(addr, dialable).await {
-        Ok(targets) => targets,
-        Err(answer) => return answer,
-    };
+async fn connect(addr: &Addr, dialable: &Dialable) -> Result<TcpStream, Answer> {
     let mut answer = nowhere();
-    for target in targets {
+    for target in targets(addr, dialable).await? {
         match TcpStream::connect(target).await {
-            Ok(_) => return Answer::Passed,
+            Ok(stream) => return Ok(stream),
             Err(error) => answer = not_connected(&error),
         }
     }
-    answer
+    Err(answer)
+}
+
+/// Whether a connection lasts for a while on which nothing is said.
+async fn stays_open(stream: &TcpStream, hold: Duration) -> Answer {
+    match timeout(hold, stream.peek(&mut [0])).await {
+        // It waits to be asked, or speaks first, as servers of HTTP/2 do.
+        Err(_) | Ok(Ok(1..)) => Answer::Passed,
+        Ok(Ok(0)) => Answer::Failed("it takes a connection and closes it".to_owned()),
+        Ok(Err(error)) => Answer::Failed(format!("it takes a connection, and then: {error}")),
+    }
 }
 
 async fn ask(addr: &Addr, path: &str, within: Duration, dialable: &Dialable) -> Answer {
@@ -327,7 +334,7 @@ mod tests {
             entry.probed(Err("refused".to_owned()), Instant::now());
             asked.push(entry.id());
             if asked.len() == 1 {
-                entries[0].failed(Failure::Connect, false);
+                entries[0].failed(Failure::Connect, false, Instant::now());
                 prober.watch_doubtful(entries[0].clone());
             }
         }

@@ -91,10 +91,10 @@ impl Upstream {
         self.entry.answered(status);
     }
 
-    /// It failed a request, on a connection that was kept from one before or on a new one.
-    pub(super) fn failed(&self, failure: Failure, was_kept: bool) {
+    /// It failed a request that it was given at `asked`, on a connection that was kept from one before or on a new one.
+    pub(super) fn failed(&self, failure: Failure, was_kept: bool, asked: Instant) {
         self.counts.failed(failure);
-        self.entry.failed(failure, was_kept);
+        self.entry.failed(failure, was_kept, asked);
     }
 }
 

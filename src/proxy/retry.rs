@@ -93,8 +93,8 @@ impl Failed {
         was_kept: bool,
         left: impl FnOnce(Request<RequestBody>) -> Left,
     ) -> Box<Self> {
-        let Routed { attempt: Attempt { request, mut tried, .. }, upstream, .. } = routed;
-        upstream.failed(failure, was_kept);
+        let Routed { attempt: Attempt { request, mut tried, now }, upstream, .. } = routed;
+        upstream.failed(failure, was_kept, now);
         tried.ids.push(upstream.id);
         let error = Error::Upstream { addr: upstream.addr.clone(), failure };
         Box::new(Self { error, left: left(request), tried })

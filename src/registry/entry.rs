@@ -113,8 +113,8 @@ impl Entry {
         }
     }
 
-    /// It failed a request, on a connection that was kept from one before or on a new one.
-    pub fn failed(&self, failure: Failure, was_kept: bool) {
+    /// It failed a request that it was given at `asked`, on a connection that was kept from one before or on a new one.
+    pub fn failed(&self, failure: Failure, was_kept: bool, asked: Instant) {
         let is_doubtful = match failure {
             // It is busy, not ill; or it was not even asked.
             Failure::Refused | Failure::NoSocket => return,
@@ -129,40 +129,52 @@ impl Entry {
         };
         self.count_failure();
         if is_doubtful {
-            self.doubt(failure);
+            self.doubt(failure, asked);
         }
     }
 
     /// A probe has to settle whether it gets requests.
-    pub(super) fn doubt(&self, failure: Failure) {
+    pub(super) fn doubt(&self, failure: Failure, asked: Instant) {
         let mut story = self.story();
-        if story.doubt == Doubt::None && !self.has_left() {
-            story.doubt = Doubt::SUSPECT;
-            self.note(&mut story, Instant::now(), What::Doubted(failure));
-            self.settle(&story);
-            self.shared.raise(&self.addr);
+        if story.doubt != Doubt::None || self.has_left() {
+            return;
         }
+        story.breaks_connections = matches!(failure, Failure::Closed | Failure::Body);
+        let is_probe_wrong = story.vouched.take().is_some_and(|vouched| vouched <= asked)
+            && self.failures_in_a_row.load(Ordering::Relaxed) > 1;
+        if is_probe_wrong && self.shared.may_eject() {
+            self.eject(&mut story, What::Refuted);
+            return;
+        }
+        story.doubt = Doubt::SUSPECT;
+        self.note(&mut story, Instant::now(), What::Doubted(failure));
+        self.settle(&story);
+        self.shared.raise(&self.addr);
     }
 
     fn count_failure(&self) {
         let failures = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let ejection = self.shared.ejection();
-        if ejection.failures == 0 || failures < ejection.failures {
+        let limit = self.shared.ejection().failures;
+        if limit == 0 || failures < limit {
             return;
         }
         let mut story = self.story();
         // Of one that is doubted a probe decides, and sooner: it may only have been started again.
-        if story.doubt != Doubt::None || self.has_left() || !self.shared.may_eject() {
-            return;
+        if story.doubt == Doubt::None && !self.has_left() && self.shared.may_eject() {
+            self.eject(&mut story, |lasts| What::Ejected(failures, lasts));
         }
-        let now = Instant::now();
+    }
+
+    /// It gets no requests for a while, as it may be.
+    fn eject(&self, story: &mut Story, what: impl FnOnce(Duration) -> What) {
+        let (now, ejection) = (Instant::now(), self.shared.ejection());
         let before = story.ejections.filter(|(_, over)| now < *over + ejection.max_duration);
         let times = before.map_or(0, |(times, _)| times);
         let lasts = ejection.duration.saturating_mul(1 << times.min(16)).min(ejection.max_duration);
         story.doubt = Doubt::Ejected { until: now + lasts };
         story.ejections = Some((times.saturating_add(1), now + lasts));
-        self.note(&mut story, now, What::Ejected(failures, lasts));
-        self.settle(&story);
+        self.note(story, now, what(lasts));
+        self.settle(story);
         self.shared.raise(&self.addr);
     }
 
@@ -174,6 +186,11 @@ impl Entry {
     /// Whether it has to pass a probe before it gets requests for the first time.
     pub fn is_on_probation(&self) -> bool {
         self.story().is_on_probation()
+    }
+
+    /// Whether what it failed last had been sent to it: then that it takes a connection says little.
+    pub fn breaks_connections(&self) -> bool {
+        self.story().breaks_connections
     }
 
     /// Whether it gets requests.
@@ -212,9 +229,11 @@ impl Entry {
                 if matches!(doubt, Doubt::Ejected { .. }) {
                     self.shared.eject_ended();
                 }
-                // Its process may be another one. Who merely failed a request is known by now to accept connections,
-                // which says nothing about the next request.
-                if !matches!(doubt, Doubt::Suspect { failing: None, .. }) {
+                if matches!(doubt, Doubt::Suspect { failing: None, .. }) {
+                    // That it takes connections says nothing about the next request.
+                    story.vouched = Some(now);
+                } else {
+                    // Its process may be another one.
                     self.failures_in_a_row.store(0, Ordering::Relaxed);
                 }
                 story.doubt = Doubt::None;
@@ -310,6 +329,7 @@ impl Entry {
             }
             if !story.is_on_probation() {
                 story.doubt = Doubt::None;
+                story.breaks_connections = false;
                 self.failures_in_a_row.store(0, Ordering::Relaxed);
             }
         }

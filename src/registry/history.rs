@@ -50,6 +50,8 @@ pub enum What {
     ProbePassed,
     /// It failed so many requests in a row that it gets none for this time.
     Ejected(u32, Duration),
+    /// It gets none for this time because it has passed a probe and failed the next request all the same.
+    Refuted(Duration),
     /// It left the set.
     Left {
         /// Why.
@@ -75,7 +77,7 @@ impl What {
             Self::Doubted(_) => "suspect",
             Self::ProbeFailed(_) => "probe_failed",
             Self::ProbePassed => "probe_passed",
-            Self::Ejected(..) => "ejected",
+            Self::Ejected(..) | Self::Refuted(_) => "ejected",
             Self::Left { reason: Reason::Goodbye, .. } => "left",
             Self::Left { .. } => "evicted",
         }
@@ -106,6 +108,11 @@ impl fmt::Display for What {
             Self::Ejected(failures, lasts) => write!(
                 f,
                 "ejected for {} after {failures} failed requests in a row",
+                humantime::format_duration(*lasts)
+            ),
+            Self::Refuted(lasts) => write!(
+                f,
+                "ejected for {}: it passes probes and fails requests",
                 humantime::format_duration(*lasts)
             ),
             Self::Left { reason: Reason::Goodbye, .. } => f.write_str("left: it said goodbye"),

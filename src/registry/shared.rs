@@ -129,7 +129,11 @@ impl Shared {
 
     /// Whether one more may be ejected; then it counts as that.
     pub(super) fn may_eject(&self) -> bool {
-        let most = self.picked_from.load(Ordering::Relaxed).saturating_mul(self.ejection().percent) / 100;
+        let ejection = self.ejection();
+        if ejection.failures == 0 {
+            return false;
+        }
+        let most = self.picked_from.load(Ordering::Relaxed).saturating_mul(ejection.percent) / 100;
         let may = self.ejected.fetch_add(1, Ordering::Relaxed) < most;
         if !may {
             self.eject_ended();

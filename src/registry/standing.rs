@@ -92,6 +92,10 @@ pub(super) struct Story {
     pub(super) newest: Option<Instant>,
     pub(super) doubt: Doubt,
     pub(super) last_probe: Option<Instant>,
+    /// What it failed last had been sent to it: that it takes a connection says little.
+    pub(super) breaks_connections: bool,
+    /// When a probe passed though a request had just failed. If the next one fails, too, the probe was wrong.
+    pub(super) vouched: Option<Instant>,
     /// How often it was ejected, and when the last time was over.
     pub(super) ejections: Option<(u32, Instant)>,
     pub(super) history: History,
@@ -134,6 +138,8 @@ impl Story {
             newest: None,
             doubt: Doubt::None,
             last_probe: None,
+            breaks_connections: false,
+            vouched: None,
             ejections: None,
             history,
         }

@@ -313,9 +313,9 @@ fn one_that_refuses_is_doubted_by_all_until_a_probe_settles_it() {
     registry.publish();
     let mut reader = registry.reader();
     let one = registry.entry(&addr(1)).unwrap();
-    one.failed(Failure::Closed, true);
+    one.failed(Failure::Closed, true, now);
     assert_eq!(one.state(), State::Live, "what was kept may have been closed");
-    one.failed(Failure::Connect, false);
+    one.failed(Failure::Connect, false, now);
     // At once, with the snapshot from before.
     let two = addr(2);
     for _ in 0..100 {
@@ -323,7 +323,7 @@ fn one_that_refuses_is_doubted_by_all_until_a_probe_settles_it() {
     }
     assert_eq!(registry.take_doubtful().len(), 1);
     assert_eq!(one.probed(Err("refused".to_owned()), now), Probed::Out);
-    registry.entry(&two).unwrap().failed(Failure::Connect, false);
+    registry.entry(&two).unwrap().failed(Failure::Connect, false, now);
     assert_eq!(picked(&registry, now).unwrap().addr(), &two, "doubted, and better than nobody");
     registry.entry(&two).unwrap().probed(Err("refused".to_owned()), now);
     assert!(picked(&registry, now).is_none(), "known to be dead");
@@ -343,12 +343,12 @@ fn one_that_fails_all_it_gets_is_ejected_but_never_most_of_them() {
     registry.publish();
     for entry in &entries {
         for _ in 0..4 {
-            entry.failed(Failure::HeadTimeout, false);
+            entry.failed(Failure::HeadTimeout, false, now);
         }
         assert_eq!(entry.state(), State::Live);
         entry.answered(200);
         for _ in 0..5 {
-            entry.failed(Failure::HeadTimeout, false);
+            entry.failed(Failure::HeadTimeout, false, now);
         }
     }
     assert_eq!(registry.states(now), [2, 0, 0, 2]);
@@ -356,7 +356,7 @@ fn one_that_fails_all_it_gets_is_ejected_but_never_most_of_them() {
     assert!(due > now + 9 * SECOND && due < now + 11 * SECOND, "{:?}", due - now);
     assert_eq!(entries[0].probed(Ok(()), now + 11 * SECOND), Probed::Back);
     for _ in 0..5 {
-        entries[0].failed(Failure::Protocol, false);
+        entries[0].failed(Failure::Protocol, false, now);
     }
     let due = entries[0].probe_due(SECOND).unwrap();
     assert!(due > now + 19 * SECOND, "twice as long: {:?}", due - now);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::Instant;
 
 use super::BoxError;
 use super::idle::Idle;
@@ -67,7 +68,8 @@ impl UpstreamBody {
 
     fn fail(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.upstream().failed(Failure::Body, false);
+            // Until now it answered.
+            lease.upstream().failed(Failure::Body, false, Instant::now());
         }
     }
 }

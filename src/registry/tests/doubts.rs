@@ -15,7 +15,7 @@ fn known(registry: &Registry, count: usize, now: Instant) -> Vec<Arc<Entry>> {
 
 fn fail(entry: &Entry, failure: Failure, times: usize) {
     for _ in 0..times {
-        entry.failed(failure, false);
+        entry.failed(failure, false, Instant::now());
     }
 }
 
@@ -69,16 +69,40 @@ fn a_crowd_that_is_refused_makes_it_suspect_and_no_worse() {
 }
 
 #[test]
-fn one_that_accepts_and_fails_is_ejected_though_it_passes_its_probes() {
+fn faults_6_one_that_fails_again_after_a_probe_is_ejected_at_once() {
     let (registry, now) = (registry(), Instant::now());
     let one = &known(&registry, 2, now)[0];
-    for _ in 0..4 {
-        one.failed(Failure::Closed, false);
+    one.failed(Failure::Closed, false, now);
+    assert!(one.breaks_connections());
+    assert_eq!(one.probed(Ok(()), now + SECOND), Probed::Back);
+    // What it was given before the probe says nothing against that.
+    one.failed(Failure::Closed, false, now);
+    assert_eq!((one.state(), one.probed(Ok(()), now + SECOND)), (State::Suspect, Probed::Back));
+    one.failed(Failure::Closed, false, now + 2 * SECOND);
+    assert_eq!(one.state(), State::Ejected);
+}
+
+#[test]
+fn one_that_has_answered_since_its_probe_is_only_doubted() {
+    let (registry, now) = (registry(), Instant::now());
+    let one = &known(&registry, 2, now)[0];
+    for _ in 0..20 {
+        one.failed(Failure::Closed, false, now);
         assert_eq!(one.state(), State::Suspect);
         assert_eq!(one.probed(Ok(()), now), Probed::Back);
+        one.answered(200);
     }
-    one.failed(Failure::Closed, false);
-    assert_eq!(one.state(), State::Ejected);
+}
+
+#[test]
+fn nobody_is_ejected_if_it_is_said_so_whatever_probes_say() {
+    let never = Ejection { failures: 0, ..settings().ejection };
+    let (registry, now) = (Registry::new(Settings { ejection: never, ..settings() }), Instant::now());
+    let one = &known(&registry, 2, now)[0];
+    for _ in 0..20 {
+        one.failed(Failure::Closed, false, now);
+        assert_eq!((one.state(), one.probed(Ok(()), now)), (State::Suspect, Probed::Back));
+    }
 }
 
 #[test]
