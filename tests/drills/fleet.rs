@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::findings::{Cannot, needs};
-use crate::support::{Apiserver, Broker, Cluster, DataserverProcess, eventually, get, tools};
+use crate::support::{Apiserver, Broker, Cluster, DataserverProcess, eventually, tools};
 
 /// How long a dataserver may be silent, in every drill.
 pub const TTL: Duration = Duration::from_millis(2500);
@@ -108,9 +108,7 @@ impl Fleet {
 
     /// The state of a dataserver, if it is known.
     pub fn state(&self, addr: &str) -> Option<String> {
-        let entry = get(self.gateway.listen, &format!("/dataservers/{addr}"));
-        let state = (entry.status == 200).then(|| entry.json()["state"].clone())?;
-        Some(state.as_str()?.to_owned())
+        self.gateway.state(addr)
     }
 
     /// How many were evicted, for whatever reason.

@@ -96,7 +96,11 @@ pub const ROWS: &[Row] = &[
         4,
         "it stops, or takes connections and hangs",
         "no answer later than the limit; ejected after the first few; out of the set at the TTL",
-        &[drill!(dataservers::stopped), drill!(dataservers::accepts_and_hangs)],
+        &[
+            drill!(dataservers::stopped),
+            drill!(dataservers::accepts_and_hangs),
+            test("faults_4_one_that_takes_requests_and_hangs_is_ejected_and_comes_back"),
+        ],
     ),
     row(
         5,
@@ -111,7 +115,12 @@ pub const ROWS: &[Row] = &[
         6,
         "it resets connections, or in the middle of answers",
         "as 1; as 2",
-        &[drill!(network::reset_on_accept), test("http_35_a_reset_after_the_head_is_never_an_end")],
+        &[
+            drill!(network::reset_on_accept),
+            test("faults_6_one_that_resets_connections_gets_no_more_requests"),
+            test("faults_6_one_that_passes_probes_and_fails_requests_is_ejected"),
+            test("http_35_a_reset_after_the_head_is_never_an_end"),
+        ],
     ),
     row(
         7,
@@ -156,6 +165,7 @@ pub const ROWS: &[Row] = &[
         "0/N; the set is frozen; connected again 5 s after it is back at the latest",
         &[
             drill!(broker::killed_for_6_ttls),
+            test("faults_12_without_an_nsqd_nobody_is_evicted_and_the_set_thaws"),
             test("faults_12_without_an_nsqd_the_set_is_frozen_at_once_and_thaws_when_heartbeats_flow"),
         ],
     ),
@@ -166,6 +176,7 @@ pub const ROWS: &[Row] = &[
         &[
             drill!(broker::stopped_for_6_ttls),
             drill!(broker::cut_off),
+            test("faults_13_when_all_fall_silent_only_who_fails_its_probes_leaves"),
             test("faults_13_silence_ends_the_relay"),
         ],
     ),
@@ -173,7 +184,10 @@ pub const ROWS: &[Row] = &[
         14,
         "a dataserver dies while NSQ is down",
         "out of rotation within 2 s, by the probe",
-        &[drill!(broker::a_dataserver_dies_while_nsq_is_down)],
+        &[
+            drill!(broker::a_dataserver_dies_while_nsq_is_down),
+            test("faults_14_one_that_dies_while_nsq_is_down_fails_its_probe"),
+        ],
     ),
     row(
         15,
@@ -216,6 +230,8 @@ pub const ROWS: &[Row] = &[
         "capacity holds, the real ones stay; memory (64 MiB) and metric series bounded; p99 ≤ 2 ×",
         &[
             drill!(crowd::a_flood_of_100_000_addresses),
+            test("faults_19_a_request_passes_over_a_crowd_that_refuses_it"),
+            test("faults_19_of_a_crowd_each_has_to_pass_a_probe_first"),
             test("faults_19_a_flood_does_not_make_room_for_more_ejections"),
         ],
     ),

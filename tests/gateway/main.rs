@@ -21,6 +21,7 @@ mod health;
 mod logs;
 mod packaging;
 mod page;
+mod live_set;
 mod proxy;
 mod reload;
 mod restart;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     trials.extend(proxy::trials());
     trials.extend(demo::trials());
     trials.extend(cluster::trials());
+    trials.extend(live_set::trials());
     trials.extend(goodbye::trials());
     trials.extend(health::trials());
     trials.extend(packaging::trials());

@@ -48,13 +48,6 @@ fn written(file: &str) -> Vec<Value> {
     snapshot["dataservers"].as_array().unwrap().clone()
 }
 
-/// The addresses of those that get requests.
-fn in_rotation(gateway: &Apiserver) -> Vec<String> {
-    let list = get(gateway.listen, "/dataservers").json();
-    let entries = list["dataservers"].as_array().unwrap().iter().filter(|entry| entry["state"] == "live");
-    entries.map(|entry| entry["addr"].as_str().unwrap().to_owned()).collect()
-}
-
 fn sorted(dataservers: &[DataserverProcess]) -> Vec<String> {
     let mut addrs: Vec<_> = dataservers.iter().map(|dataserver| dataserver.addr.clone()).collect();
     addrs.sort();
@@ -69,7 +62,7 @@ fn a_cold_start(broker: Broker) {
     let dataservers: Vec<_> = (0..3).map(|_| DataserverProcess::start(&of(""))).collect();
     // They beat already.
     let first = Apiserver::start(&of(""));
-    eventually("all of them", || (in_rotation(&first) == sorted(&dataservers)).then_some(()));
+    eventually("all of them", || (first.in_rotation() == sorted(&dataservers)).then_some(()));
     let gateway = Apiserver::start(&of(""));
     let begun = Instant::now();
     loop {
@@ -110,7 +103,7 @@ fn a_killed_gateway_is_back(broker: Broker) {
     within(Duration::from_secs(1), "those that live", || {
         (get(gateway.listen, "/readyz").json()["dataservers"] == 3).then_some(())
     });
-    assert_eq!(in_rotation(&gateway), wanted);
+    assert_eq!(gateway.in_rotation(), wanted);
     let mut answering: Vec<_> = (0..60)
         .map(|_| {
             let reply = get(gateway.listen, "/");
@@ -134,7 +127,7 @@ fn a_killed_gateway_is_back(broker: Broker) {
     eventually("heartbeats", || (gateway.metric("gateway_registry_frozen") < 1.0).then_some(()));
     let until = Instant::now() + Duration::from_secs(6);
     while Instant::now() < until {
-        assert_eq!(in_rotation(&gateway), wanted);
+        assert_eq!(gateway.in_rotation(), wanted);
         assert_eq!(get(gateway.listen, "/").status, 200);
         pause(Duration::from_millis(100));
     }
@@ -162,7 +155,7 @@ fn the_set_is_written_when_a_gateway_stops() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
 
     let gateway = Apiserver::start(&config);
-    eventually("the probe", || (in_rotation(&gateway) == [stays.clone()]).then_some(()));
+    eventually("the probe", || (gateway.in_rotation() == [stays.clone()]).then_some(()));
     let told = get(gateway.listen, &format!("/dataservers/{stays}")).json();
     assert_eq!((&told["process"], &told["protocol"]), (&"5e0c".into(), &"h2c".into()));
     assert_eq!(told["heartbeats"], 0);
@@ -192,7 +185,7 @@ fn nobody_gets_a_request_for_being_in_the_file() {
     within(Duration::from_secs(1), "the probe", || {
         (get(gateway.listen, "/readyz").status == 200).then_some(())
     });
-    assert_eq!(in_rotation(&gateway), [lives.addr().to_string()]);
+    assert_eq!(gateway.in_rotation(), [lives.addr().to_string()]);
     for _ in 0..20 {
         assert_eq!(get(gateway.listen, "/").text(), "lives");
     }

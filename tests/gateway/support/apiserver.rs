@@ -1,5 +1,6 @@
 //! The gateway's own binaries as processes, on ports that the system picks.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,6 +89,21 @@ impl Apiserver {
         let list = get(self.admin_addr(), "/dataservers").json();
         let entries = list["dataservers"].as_array().unwrap();
         entries.iter().map(|entry| entry["addr"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The addresses of those that get requests, sorted.
+    pub fn in_rotation(&self) -> Vec<String> {
+        let list = get(self.admin_addr(), "/dataservers").json();
+        let entries = list["dataservers"].as_array().unwrap().iter();
+        let live = entries.filter(|entry| entry["state"] == "live");
+        live.map(|entry| entry["addr"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The state of a dataserver, if it is in the set.
+    pub fn state(&self, addr: impl Display) -> Option<String> {
+        let entry = get(self.admin_addr(), &format!("/dataservers/{addr}"));
+        let state = (entry.status == 200).then(|| entry.json()["state"].clone())?;
+        Some(state.as_str()?.to_owned())
     }
 
     /// Waits until exactly these are live.
