@@ -484,7 +484,7 @@ fn what_happens_to_anybody_is_in_the_feed_of_all() {
     let (registry, start) = (registry(), Instant::now());
     registry.hear(&addr(1), start, start);
     registry.hear(&addr(2), start, start);
-    registry.entry(&addr(1)).unwrap().failed(Failure::Connect, false);
+    registry.entry(&addr(1)).unwrap().failed(Failure::Connect, false, start);
     registry.hold(None, Some(Frozen::Silence));
     registry.hold(None, Some(Frozen::Silence));
     registry.hold(Some(TTL), None);
