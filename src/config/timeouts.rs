@@ -16,6 +16,10 @@ pub struct Timeouts {
     pub resolved: Duration,
     /// A connection to a dataserver; then another one is tried. Default 1s.
     pub connect: Duration,
+    /// How long the machine of a dataserver may give no sign of life on a connection: acknowledge nothing of what was
+    /// sent, or say nothing when it is asked while nothing is under way. Then the connection is lost, and a GET goes to
+    /// another dataserver. Not for what a body or a tunnel sends to a dataserver that reads slowly. Default 5s.
+    pub unacknowledged: Duration,
     /// From when the gateway waits for a request to when its head is complete; it is thus also how long
     /// a client's connection may be idle. The first one includes the PROXY protocol header and the TLS handshake.
     /// Default 30s.
@@ -63,6 +67,7 @@ impl Timeouts {
         let timeouts = Self {
             resolved: duration("resolved", 5),
             connect: duration("connect", 1),
+            unacknowledged: duration("unacknowledged", 5),
             request_head: duration("request_head", 30),
             response_head: duration("response_head", 30),
             expect_continue: duration("expect_continue", 1),

@@ -59,6 +59,8 @@ pub struct Failed<E> {
 pub enum Error<E> {
     /// The server closed the connection, or it failed.
     Closed,
+    /// Nothing came from the server's machine for as long as the socket allows.
+    Lost,
     /// The answer is none.
     Malformed(Malformed),
     /// The request's own body failed.
@@ -96,6 +98,11 @@ impl<IO: Io> Client<IO> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = || self.shared.wire.borrow_mut().poll_read_head(&self.shared.scratch, &mut cx, |_| 0);
         self.is_free() && read().is_pending()
+    }
+
+    /// Calls `with` with the socket, if the connection still has one.
+    pub fn with_io(&self, with: impl FnOnce(&IO)) {
+        self.shared.wire.borrow().io.as_ref().map(with);
     }
 
     /// Sends a request and waits for the head of its answer, which is within `limits`. A body that is not out by then
@@ -222,6 +229,7 @@ impl<IO: Io> Shared<IO> {
             let head = match ready!(wire.poll_head(&self.scratch, cx, limits.bytes, parsed, parse)) {
                 Ok(head) => head,
                 Err(ReadError::Ended) => return Poll::Ready(Err(Error::Closed)),
+                Err(ReadError::Lost) => return Poll::Ready(Err(Error::Lost)),
                 Err(ReadError::Parse(malformed)) => return Poll::Ready(Err(Error::Malformed(malformed))),
             };
             let status = head.parts.status;

@@ -158,7 +158,7 @@ fn poll_head<IO: Io>(
     match transport.poll_head(cx, limits.bytes, parsed, parse) {
         Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
         Poll::Ready(Err(ReadError::Parse(refusal))) => return Poll::Ready(Err(NoHead::Refused(refusal))),
-        Poll::Ready(Err(ReadError::Ended)) => return Poll::Ready(Err(NoHead::Ended)),
+        Poll::Ready(Err(ReadError::Ended | ReadError::Lost)) => return Poll::Ready(Err(NoHead::Ended)),
         Poll::Pending => {}
     }
     let begun = transport.state().wire.has_begun_head();

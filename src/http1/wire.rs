@@ -69,6 +69,8 @@ pub(super) enum Ahead {
 pub(super) enum ReadError<E> {
     /// The other side has closed, or the connection failed.
     Ended,
+    /// The kernel has given the connection up: it had not heard from the other side for too long.
+    Lost,
     /// It is none.
     Parse(E),
 }
@@ -124,6 +126,9 @@ impl<IO: Io> Wire<IO> {
                 at_once.as_ref().map_or(0, |found| found.as_ref().map_or(0, |(taken, _)| *taken))
             });
             match ready!(read) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Poll::Ready(Err(ReadError::Lost));
+                }
                 Ok(0) | Err(_) => return Poll::Ready(Err(ReadError::Ended)),
                 Ok(_) => {}
             }

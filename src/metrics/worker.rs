@@ -66,6 +66,8 @@ pub enum Retry {
     ConnectTimeout,
     /// A kept connection ended before anything was sent on it.
     Closed,
+    /// The first's machine was not heard from any more.
+    Lost,
     /// The first takes no more requests for now.
     Refused,
     /// The first does not speak what it announced, which showed before anything was sent.
@@ -73,8 +75,15 @@ pub enum Retry {
 }
 
 impl Retry {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Resolve, Self::Connect, Self::ConnectTimeout, Self::Closed, Self::Refused, Self::Protocol];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Resolve,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::Closed,
+        Self::Lost,
+        Self::Refused,
+        Self::Protocol,
+    ];
 
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -82,6 +91,7 @@ impl Retry {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed => "closed",
+            Self::Lost => "lost",
             Self::Refused => "refused",
             Self::Protocol => "protocol",
         }

@@ -1,6 +1,7 @@
 //! New connections to dataservers.
 
 mod http2;
+mod life;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,18 +18,20 @@ use crate::http1::Client;
 use crate::registry::Failure;
 
 pub(super) use http2::{Driver, Terms as Http2Terms, http2};
+pub(super) use life::{limit_unacknowledged, may_have_no_room};
 
 /// A connection for one HTTP/1.1 request after the other.
 pub(super) async fn http1(worker: &Worker, upstream: &Upstream) -> Result<Http1Connection, Failure> {
     let settings = worker.settings();
     let within = settings.timeouts.connect;
     let stream = timeout(within, dial(worker, upstream)).await.map_err(|_| Failure::ConnectTimeout)??;
-    Ok(Http1Connection::new(Client::new(stream, worker.scratch.clone())))
+    Ok(Http1Connection::new(Client::new(stream, worker.scratch.clone()), settings.timeouts.unacknowledged))
 }
 
 async fn dial(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Failure> {
     let stream = dial_any(worker, upstream).await?;
     let _ = stream.set_nodelay(true); // only a matter of delay
+    life::expect_signs(&stream, worker.settings().timeouts.unacknowledged);
     Ok(stream)
 }
 

@@ -107,6 +107,7 @@ impl Error {
                     (StatusCode::GATEWAY_TIMEOUT, "Dataserver unreachable", "connection_timeout")
                 }
                 Failure::Closed => (StatusCode::BAD_GATEWAY, "Dataserver failed", "connection_terminated"),
+                Failure::Lost => (StatusCode::GATEWAY_TIMEOUT, "Dataserver lost", "http_response_timeout"),
                 Failure::HeadTimeout => {
                     (StatusCode::GATEWAY_TIMEOUT, "Dataserver too slow", "http_response_timeout")
                 }
@@ -179,6 +180,7 @@ fn describe(failure: Failure) -> &'static str {
         }
         Failure::ConnectTimeout => "cannot be connected to in time",
         Failure::Closed => "closed the connection before it answered",
+        Failure::Lost => "was not heard from any more before it answered",
         Failure::HeadTimeout => "did not answer in time",
         Failure::Protocol => "did not answer in the HTTP that it announced",
         Failure::Body => "broke off its answer",

@@ -83,8 +83,8 @@ impl Failed {
     }
 
     /// As [`sent`](Self::sent), on a connection that was kept from a request before: it may have been closed just then.
-    pub(super) fn sent_on_kept(routed: Routed) -> Box<Self> {
-        Self::of_upstream(routed, Failure::Closed, true, Left::Sent)
+    pub(super) fn sent_on_kept(routed: Routed, failure: Failure) -> Box<Self> {
+        Self::of_upstream(routed, failure, true, Left::Sent)
     }
 
     fn of_upstream(
@@ -204,6 +204,7 @@ fn reason(error: &Error, is_unsent: bool) -> Option<metrics::Retry> {
             Failure::Connect | Failure::NoSocket => Some(metrics::Retry::Connect),
             Failure::ConnectTimeout => Some(metrics::Retry::ConnectTimeout),
             Failure::Closed => Some(metrics::Retry::Closed),
+            Failure::Lost => Some(metrics::Retry::Lost),
             Failure::Refused => Some(metrics::Retry::Refused),
             Failure::Protocol if is_unsent => Some(metrics::Retry::Protocol),
             Failure::HeadTimeout | Failure::Protocol | Failure::Body => None,

@@ -120,10 +120,13 @@ impl Entry {
             Failure::Refused | Failure::NoSocket => return,
             // Dataservers close what is idle; that it was just in use is nobody's fault.
             Failure::Closed if was_kept => return,
+            // It may be gone, or only that connection: a probe tells.
+            Failure::Lost if was_kept => return self.doubt(failure, asked),
             Failure::Connect
             | Failure::ConnectTimeout
             | Failure::Resolve
             | Failure::Closed
+            | Failure::Lost
             | Failure::Body => true,
             Failure::HeadTimeout | Failure::Protocol => false,
         };

@@ -26,6 +26,8 @@ pub enum Failure {
     ConnectTimeout,
     /// The connection ended before the head of the answer.
     Closed,
+    /// Its machine was not heard from for `timeouts.unacknowledged` before the head of the answer.
+    Lost,
     /// No head of an answer within `timeouts.response_head`.
     HeadTimeout,
     /// What it sent is not HTTP.
@@ -38,12 +40,13 @@ pub enum Failure {
 
 impl Failure {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Resolve,
         Self::Connect,
         Self::NoSocket,
         Self::ConnectTimeout,
         Self::Closed,
+        Self::Lost,
         Self::HeadTimeout,
         Self::Protocol,
         Self::Body,
@@ -66,6 +69,7 @@ impl Failure {
             Self::NoSocket => "no_socket",
             Self::ConnectTimeout => "connect_timeout",
             Self::Closed => "closed",
+            Self::Lost => "lost",
             Self::HeadTimeout => "head_timeout",
             Self::Protocol => "protocol",
             Self::Body => "body",

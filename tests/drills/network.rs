@@ -87,4 +87,4 @@ pub fn power_lost() -> Drilled {
 }
 
 /// A request on a connection that nobody answers on must not wait for as long as a slow answer may take.
-const LIMIT: &str = "timeouts: {response_head: 4s}\n";
+const LIMIT: &str = "timeouts: {unacknowledged: 1s, response_head: 10s}\n";

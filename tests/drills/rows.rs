@@ -126,7 +126,13 @@ pub const ROWS: &[Row] = &[
         7,
         "pooled connections are half-open",
         "0/N",
-        &[drill!(network::pooled_connections_forgotten), drill!(network::power_lost)],
+        &[
+            drill!(network::pooled_connections_forgotten),
+            drill!(network::power_lost),
+            test("faults_7_a_get_on_a_kept_connection_that_is_half_open_is_sent_again"),
+            test("faults_7_a_get_whose_dataserver_is_gone_before_it_answered_goes_to_another"),
+            test("faults_7_an_http2_connection_that_is_half_open_costs_no_get"),
+        ],
     ),
     row(
         8,

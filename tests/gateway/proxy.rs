@@ -13,6 +13,7 @@ mod fields;
 mod framing;
 mod grpc;
 mod h2c;
+mod half_open;
 mod head;
 mod http2;
 mod identity;
@@ -42,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
         answers::trials(),
         bodies::trials(),
         failures::trials(),
+        half_open::trials(),
         http2::trials(),
         identity::trials(),
         attacks::trials(),

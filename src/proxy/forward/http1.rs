@@ -50,6 +50,9 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                 }
             },
         };
+        let length = request.body().size_hint().exact();
+        let limit = (!connect::may_have_no_room(length)).then_some(timeouts.unacknowledged);
+        connection.limit_unacknowledged(limit);
         let asked = if was_kept { *now } else { Instant::now() };
         let no_answer = match send(&mut connection, request, &settings, asked).await {
             // Nobody asked for another protocol.
@@ -57,6 +60,10 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                 NoAnswer::Malformed
             }
             Ok(response) => {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    // What is sent in a tunnel may be read whenever its dataserver likes.
+                    connection.limit_unacknowledged(None);
+                }
                 upstream.answered(response.status().as_u16());
                 http1::recycle(std::mem::take(request.headers_mut()));
                 lease.hold(connection);
@@ -76,7 +83,12 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
             NoAnswer::Unsent if was_kept => continue,
             NoAnswer::Unsent => Failed::unsent(routed, Failure::Closed),
             // Also if it is malformed: it may have been the rest of the answer before.
-            NoAnswer::Closed | NoAnswer::Malformed if was_kept => Failed::sent_on_kept(routed),
+            NoAnswer::Closed | NoAnswer::Malformed if was_kept => {
+                Failed::sent_on_kept(routed, Failure::Closed)
+            }
+            // Something between here and there may have forgotten the connection.
+            NoAnswer::Lost if was_kept => Failed::sent_on_kept(routed, Failure::Lost),
+            NoAnswer::Lost => Failed::sent(routed, Failure::Lost),
             NoAnswer::Closed => Failed::sent(routed, Failure::Closed),
             NoAnswer::Malformed => Failed::sent(routed, Failure::Protocol),
             NoAnswer::TimedOut => Failed::sent(routed, Failure::HeadTimeout),
@@ -109,6 +121,7 @@ enum NoAnswer {
     /// Nothing of the request went out.
     Unsent,
     Closed,
+    Lost,
     Malformed,
     TimedOut,
     /// It was the user's body that ended the exchange.
@@ -126,7 +139,7 @@ async fn send(
     let Settings { timeouts, limits, .. } = settings;
     let limit = timeouts.response_head;
     let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
-    let Http1Connection { client, alarm } = connection;
+    let Http1Connection { client, alarm, .. } = connection;
     alarm.set(asked + limit);
     let progress = request.body_mut().progress();
     let failed = {
@@ -157,6 +170,7 @@ async fn send(
             NoAnswer::Unsent
         }
         (http1::Error::Closed, None) => NoAnswer::Closed,
+        (http1::Error::Lost, None) => NoAnswer::Lost,
         (http1::Error::Malformed(malformed), None) => {
             tracing::debug!(error = %malformed, "a dataserver's answer is none");
             NoAnswer::Malformed

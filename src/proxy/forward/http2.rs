@@ -1,6 +1,7 @@
 //! The exchange with a dataserver that speaks HTTP/2.
 
 use std::future::Future;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
@@ -69,7 +70,8 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                     return Err(Failed::finally(error, routed.attempt.tried));
                 }
                 // It may only have ended that connection, and be worth another try when nobody else is left.
-                tried.again = (failure == Failure::Closed).then_some(upstream.id).or(tried.again);
+                let is_of_connection = matches!(failure, Failure::Closed | Failure::Lost);
+                tried.again = is_of_connection.then_some(upstream.id).or(tried.again);
                 break (failure, None);
             }
             Sent::Refused => break (Failure::Refused, handle.take_back()),
@@ -149,6 +151,9 @@ async fn within<T>(
 fn what_failed(error: &hyper::Error) -> Sent {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
+        if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return Sent::Failed(Failure::Lost);
+        }
         if let Some(error) = inner.downcast_ref::<h2::Error>() {
             return match error.reason() {
                 Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Sent::Refused,

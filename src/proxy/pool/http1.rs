@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::http1::Client;
+use crate::proxy::connect;
 
 /// The idle ones to one dataserver.
 #[derive(Default)]
@@ -28,6 +29,8 @@ pub(in crate::proxy) struct Connection {
     pub(in crate::proxy) client: Client<TcpStream>,
     /// For the head of each answer.
     pub(in crate::proxy) alarm: Alarm,
+    /// Within this time what is sent on it has to be acknowledged, if there is a limit.
+    unacknowledged: Option<Duration>,
 }
 
 impl Connections {
@@ -71,7 +74,15 @@ impl Connections {
 }
 
 impl Connection {
-    pub(in crate::proxy) fn new(client: Client<TcpStream>) -> Self {
-        Self { client, alarm: Alarm::new(Instant::now()) }
+    pub(in crate::proxy) fn new(client: Client<TcpStream>, unacknowledged: Duration) -> Self {
+        Self { client, alarm: Alarm::new(Instant::now()), unacknowledged: Some(unacknowledged) }
+    }
+
+    /// From now on what is sent has to be acknowledged within `limit`, or whenever there is room for it.
+    pub(in crate::proxy) fn limit_unacknowledged(&mut self, limit: Option<Duration>) {
+        if self.unacknowledged != limit {
+            self.unacknowledged = limit;
+            self.client.with_io(|stream| connect::limit_unacknowledged(stream, limit));
+        }
     }
 }

@@ -38,6 +38,8 @@ pub struct Connections {
     pub goaway_after: Option<usize>,
     /// It closes the connection under this one.
     pub close_at: Option<usize>,
+    /// It hears nothing more on the connection that this one came on.
+    pub deaf_at: Option<usize>,
 }
 
 impl H2Stub {
@@ -120,6 +122,7 @@ async fn connection(
     connections: Connections,
     serve: &(dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -> Served + Send + Sync),
 ) {
+    let socket = socket2::SockRef::from(&stream).try_clone().unwrap();
     let mut builder = Builder::new();
     if let Some(max) = connections.max_streams {
         builder.max_concurrent_streams(max);
@@ -130,6 +133,11 @@ async fn connection(
         taken += 1;
         if connections.close_at == Some(taken) {
             return;
+        }
+        if connections.deaf_at == Some(taken) {
+            super::go_deaf(&socket);
+            // It would say what has become of it.
+            return std::future::pending().await;
         }
         tokio::spawn(serve(request, respond));
         if connections.goaway_after == Some(taken) {

@@ -25,7 +25,7 @@ pub use h2_stub::H2Stub;
 pub use http::{Reply, connect, ends, exchange, get, post, read_body, read_head, read_reply, request};
 pub use nsqd_stub::{HttpSide, IDENTIFIED, NsqdStub, frame};
 pub use process::Process;
-pub use stub::{Exchange, Stub};
+pub use stub::{Exchange, Stub, go_deaf};
 pub use subscriber::{Heard, Subscriber};
 
 /// Lists test functions of a module as trials named `module::function`.

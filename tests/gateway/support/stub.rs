@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socket2::{SockFilter, SockRef};
+
 use super::http::{read_body, read_head};
 
 /// A request as it reached a stub.
@@ -95,4 +97,11 @@ impl Stub {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+}
+
+/// Nothing more gets in on this connection, not even to its kernel, and nobody is told: as if its machine were gone.
+pub fn go_deaf(connection: &impl std::os::fd::AsFd) {
+    // Classic BPF, as linux/filter.h names it: of every packet nothing is kept.
+    const RETURN: u16 = 0x06;
+    SockRef::from(connection).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)]).unwrap();
 }
