@@ -295,7 +295,7 @@ impl Registry {
         self.evict(now, |entry, _| {
             let may_stay = may_stay(entry.addr());
             if may_stay.is_none() {
-                entry.doubt(Failure::Resolve);
+                entry.doubt(Failure::Resolve, now);
             }
             (may_stay == Some(false)).then_some(Reason::NotAllowed)
         })

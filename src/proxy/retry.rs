@@ -178,7 +178,7 @@ where
             };
             *this.sent += usize::from(matches!(left, Left::Sent(_)));
             let is_turned_away_at_once =
-                *this.tries < TRIES_AT_ONCE && this.began.elapsed() < this.worker.settings.timeouts.connect;
+                *this.tries < TRIES_AT_ONCE && this.began.elapsed() < this.worker.settings().timeouts.connect;
             let request = match left {
                 Left::Whole(request) if *this.tries < TRIES || is_turned_away_at_once => request,
                 Left::Sent(request)

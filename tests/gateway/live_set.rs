@@ -158,7 +158,7 @@ fn faults_6_one_that_resets_connections_gets_no_more_requests() {
         }
     });
     resets.begins();
-    let gateway = Apiserver::start("registry: {ttl: 1h, probe: {interval: 200ms}}\n");
+    let gateway = Apiserver::start("registry: {ttl: 1h, probe: {interval: 200ms, hold: 2s}}\n");
     gateway.announce(&[stub.addr(), fine.addr()]);
     eventually("a probe to fail", || {
         all_answered(&gateway, 1);

@@ -93,7 +93,7 @@ fn a_second_tells_only_of_those_who_changed() {
     page.hear(0..7);
     page.hear(100..102);
     let entry = page.shown.registry.entry(&"10.0.0.50:80".parse().unwrap()).unwrap();
-    entry.failed(Failure::Connect, false);
+    entry.failed(Failure::Connect, false, Instant::now());
     page.tick();
     let (_, second) = next(&mut messages).unwrap();
     assert_eq!((len(&second, "changed"), len(&second, "new"), len(&second, "events")), (8, 2, 3), "{second}");
