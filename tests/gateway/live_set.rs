@@ -277,7 +277,7 @@ fn faults_19_of_a_crowd_each_has_to_pass_a_probe_first() {
     let [first, last] = [Stub::ok(""), Stub::ok("")];
     let gateway = Apiserver::start("registry: {ttl: 1h, trusted_joins: 1}\n");
     gateway.announce(&[first.addr()]);
-    let crowd: Vec<_> = (0..10).map(|_| Stub::refusing()).collect();
+    let crowd = Stub::all_refusing(10);
     for addr in crowd.iter().chain([&last.addr()]) {
         gateway.heartbeat(&addr.to_string());
     }

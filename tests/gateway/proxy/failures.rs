@@ -71,7 +71,7 @@ fn a_dataserver_that_refuses_costs_nobody_a_request() {
 
 fn faults_19_a_request_passes_over_a_crowd_that_refuses_it() {
     let gateway = gateway_and("", &[]);
-    let mut crowd: Vec<_> = (0..12).map(|_| Stub::refusing()).collect();
+    let mut crowd = Stub::all_refusing(12);
     gateway.announce(&crowd);
     assert_problem(&get(gateway.listen, "/"), 502, "connection_refused");
     let (stub, gateway) = (Stub::ok("alive"), gateway_and("", &[]));

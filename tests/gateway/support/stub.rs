@@ -80,8 +80,13 @@ impl Stub {
 
     /// An address that refuses connections.
     pub fn refusing() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
+        Self::all_refusing(1)[0]
+    }
+
+    /// So many of them, each another one.
+    pub fn all_refusing(count: usize) -> Vec<SocketAddr> {
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
     }
 
     pub fn addr(&self) -> SocketAddr {
