@@ -102,6 +102,8 @@ impl Retry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Protocol {
+    /// Nothing yet that would tell.
+    Unknown,
     /// HTTP/1.0 or HTTP/1.1.
     Http1,
     /// HTTP/2, with prior knowledge or by ALPN.
@@ -109,10 +111,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    pub(super) const ALL: [Self; 2] = [Self::Http1, Self::Http2];
+    pub(super) const ALL: [Self; 3] = [Self::Unknown, Self::Http1, Self::Http2];
 
     pub(super) fn label(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::Http1 => "http1",
             Self::Http2 => "http2",
         }

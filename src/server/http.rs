@@ -97,7 +97,8 @@ impl Http {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
         let now = self.now.get();
-        let Settings { timeouts, proxy_protocol, tls, .. } = &now.settings;
+        let Settings { timeouts, proxy_protocol, tls, counts, .. } = &now.settings;
+        let mut open = counts.clone().map(Open::new);
         let deadline = Instant::now() + timeouts.request_head;
         let mut client = Client { ip: peer.ip(), over_tls: false };
         if let Some(senders) = proxy_protocol {
@@ -115,14 +116,14 @@ impl Http {
         let identity = tls.clone();
         drop(now);
         match identity {
-            None => self.http(socket, service_for(client), deadline, &drain).await,
+            None => self.http(socket, service_for(client), deadline, &drain, &mut open).await,
             // In a box: a connection in the clear must not have the room for both.
             Some(identity) => {
                 Box::pin(async {
                     let handshake = identity.acceptor().accept(socket);
                     if let Some(stream) = self.opening(Refused::Tls, handshake, deadline, &drain).await {
                         let client = Client { over_tls: true, ..client };
-                        self.http(stream, service_for(client), deadline, &drain).await;
+                        self.http(stream, service_for(client), deadline, &drain, &mut open).await;
                     }
                 })
                 .await;
@@ -162,8 +163,14 @@ impl Http {
     }
 
     /// HTTP on a connection, to its end.
-    async fn http<T, S>(&self, stream: T, service: S, deadline: Instant, drain: &Drain)
-    where
+    async fn http<T, S>(
+        &self,
+        stream: T,
+        service: S,
+        deadline: Instant,
+        drain: &Drain,
+        open: &mut Option<Open>,
+    ) where
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
@@ -179,8 +186,9 @@ impl Http {
             Err(_late) if stream.has_seen() => false,
             Ok(Err(_)) | Err(_) => return,
         };
-        let protocol = if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 };
-        let _open = self.now.get().settings.counts.clone().map(|counts| Open::new(counts, protocol));
+        if let Some(open) = open {
+            open.speaks(if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 });
+        }
         if speaks_http2 {
             // In a box: a connection of HTTP/1 must not have the room for both.
             Box::pin(self.http2(stream, service, drain)).await;
@@ -288,9 +296,15 @@ struct Open {
 }
 
 impl Open {
-    fn new(counts: Arc<Worker>, protocol: Protocol) -> Self {
-        counts.opened(protocol);
-        Self { counts, protocol }
+    fn new(counts: Arc<Worker>) -> Self {
+        counts.opened(Protocol::Unknown);
+        Self { counts, protocol: Protocol::Unknown }
+    }
+
+    fn speaks(&mut self, protocol: Protocol) {
+        self.counts.closed(self.protocol);
+        self.counts.opened(protocol);
+        self.protocol = protocol;
     }
 }
 

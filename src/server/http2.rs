@@ -289,3 +289,58 @@ impl<F: Future> Future for Watched<F> {
         Poll::Ready(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// Begins so many streams and ends them, answered or not.
+    fn end(streams: &Streams, count: usize, answered: bool) {
+        for _ in 0..count {
+            let streams = streams.inner.clone();
+            streams.open.set(streams.open.get() + 1);
+            drop(Stream {
+                streams,
+                waits_for_user: Cell::new(false),
+                moved: Cell::new(0),
+                answered: Cell::new(answered),
+                stalled: Duration::ZERO,
+            });
+        }
+    }
+
+    async fn is_abused(streams: &Streams) -> bool {
+        timeout(Duration::from_millis(1), streams.abused()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_41_cancelled_streams_count_for_ten_seconds() {
+        let streams = Streams::new(5);
+        for _ in 0..10 {
+            end(&streams, 5, false);
+            end(&streams, 100, true);
+            assert!(!is_abused(&streams).await, "five may be cancelled, and any number answered");
+            sleep(CANCELLED_WITHIN).await;
+        }
+        end(&streams, 5, false);
+        sleep(CANCELLED_WITHIN.mul_f32(0.9)).await;
+        assert!(!is_abused(&streams).await);
+        end(&streams, 1, false);
+        assert!(is_abused(&streams).await, "the sixth within ten seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_41_whoever_waits_for_abuse_is_woken() {
+        let streams = Streams::new(2);
+        let waits = timeout(Duration::from_secs(60), streams.abused());
+        let abuses = async {
+            sleep(Duration::from_secs(1)).await;
+            end(&streams, 3, false);
+        };
+        let begun = Instant::now();
+        let (waited, ()) = tokio::join!(waits, abuses);
+        assert!(waited.is_ok() && begun.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         http_44_an_http2_reader_that_does_not_read_is_cut_off,
         http_44_an_http2_request_that_stalls_is_aborted,
         http_44_a_slow_reader_that_reads_is_served,
+        http_44_what_an_http2_user_does_not_read_is_bounded,
     ]
 }
 
@@ -186,4 +187,38 @@ fn http_44_a_slow_reader_that_reads_is_served() {
         assert!(read > 0, "cut off after {got} bytes and {:?}", begun.elapsed());
         got += read;
     }
+}
+
+/// A user who opens every window and then reads nothing. What is in the gateway's memory of its answers is no request
+/// under way any more, so that answers of more than that bound stay under way.
+fn http_44_what_an_http2_user_does_not_read_is_bounded() {
+    const STREAMS: u32 = 100;
+    const BODY: usize = 300 * 1024; // less than what hyper would take by itself
+    let answer =
+        [format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n").as_bytes(), &vec![b'x'; BODY]].concat();
+    let stub = Stub::answering(move |_| answer.clone());
+    let gateway = gateway_and("gateway: {workers: 1}\n", &[&stub]);
+    let window = 0x7fff_ffffu32;
+    let mut frames = Frames::connect(gateway.listen, &[&[0, 4][..], &window.to_be_bytes()].concat());
+    // The kernel takes some of it in, but not all.
+    socket2::SockRef::from(&frames.stream).set_recv_buffer_size(16 * 1024).unwrap();
+    frames.send(kind::WINDOW_UPDATE, 0, 0, &(window - 65_535).to_be_bytes());
+    for n in 0..STREAMS {
+        frames.request(2 * n + 1, &GET, false);
+    }
+    eventually("every request to arrive", || (stub.requests().len() == STREAMS as usize).then_some(()));
+    crate::support::pause(Duration::from_millis(700));
+    let under_way = gateway.metric("gateway_requests_in_flight");
+    assert!(under_way >= f64::from(STREAMS) / 2.0, "of {STREAMS} answers {under_way} are under way");
+    // And all of it comes once it is read.
+    socket2::SockRef::from(&frames.stream).set_recv_buffer_size(4 * 1024 * 1024).unwrap();
+    let (mut ended, mut bytes) = (0, 0);
+    while ended < STREAMS {
+        let frame = frames.read().expect("the connection has ended");
+        if frame.kind == kind::DATA {
+            bytes += frame.payload.len();
+            ended += u32::from(frame.flags & 1);
+        }
+    }
+    assert_eq!(bytes, BODY * STREAMS as usize);
 }

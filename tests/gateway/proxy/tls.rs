@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 
-use crate::support::tls::{Pair, client, exchange_on, handshake, handshake_on, shown};
+use crate::support::tls::{Pair, client, exchange_on, go_on, handshake, handshake_on, session, shown};
 use crate::support::{Apiserver, PATIENT, Stub, connect, ends, eventually, pause, request, trials};
 
 pub fn trials() -> Vec<Trial> {
@@ -29,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         a_handshake_that_does_not_end_is_cut_off,
         a_reader_that_stops_is_cut_off,
         a_drain_ends_encrypted_connections_and_begun_handshakes,
+        http_50_a_handshake_that_was_begun_before_the_drain_leads_to_an_answer,
         proxy_protocol_comes_before_the_handshake,
         a_certificate_written_in_place_is_used,
         a_certificate_renamed_into_place_is_used,
@@ -37,6 +38,8 @@ pub fn trials() -> Vec<Trial> {
         files_that_are_no_pair_are_faults_of_their_keys,
     ]
 }
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
@@ -219,6 +222,32 @@ fn a_drain_ends_encrypted_connections_and_begun_handshakes() {
     assert!(ends(&mut begun));
     assert_eq!(gateway.process.process.wait().code(), Some(0));
     assert!(!gateway.process.process.output().contains("cut off"));
+}
+
+/// Whoever has begun to agree on keys is about to ask something.
+fn http_50_a_handshake_that_was_begun_before_the_drain_leads_to_an_answer() {
+    let stub = Stub::ok("answered");
+    for version in [&TLS12, &TLS13] {
+        let mut gateway = gateway_and(&stub, "", "timeouts: {request_head: 1h, drain: 30s}\n");
+        let mut socket = connect(gateway.process.listen);
+        let mut session = session(&client(&[version], &[b"http/1.1"]));
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        let (begun, rest) = hello.split_at(hello.len() / 2);
+        socket.write_all(begun).unwrap();
+        // It is read: what the kernel alone has would be no handshake yet.
+        assert_eq!(exchange_on(&mut handshake(gateway.process.listen, &http11()).unwrap(), GET).status, 200);
+        gateway.process.process.signal("TERM");
+        gateway.process.process.wait_for("drain", |line| line.contains("draining").then_some(()));
+        pause(std::time::Duration::from_millis(200));
+        socket.write_all(rest).unwrap();
+        let mut stream = go_on(session, socket).unwrap();
+        pause(std::time::Duration::from_millis(200));
+        let reply = exchange_on(&mut stream, GET);
+        assert_eq!((reply.text().as_str(), reply.header("connection")), ("answered", Some("close")));
+        assert_eq!(gateway.process.process.wait().code(), Some(0));
+        assert!(!gateway.process.process.output().contains("cut off"));
+    }
 }
 
 fn proxy_protocol_comes_before_the_handshake() {

@@ -58,7 +58,12 @@ pub struct Frames {
 impl Frames {
     /// Connects, and says the preface and settings of its own.
     pub fn connect(to: SocketAddr, settings: &[u8]) -> Self {
-        let mut frames = Self { stream: super::connect(to) };
+        Self::on(super::connect(to), settings)
+    }
+
+    /// Says the preface and settings of its own on a connection on which nothing was said yet.
+    pub fn on(stream: TcpStream, settings: &[u8]) -> Self {
+        let mut frames = Self { stream };
         frames.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         assert!(frames.send(kind::SETTINGS, 0, 0, settings));
         frames

@@ -57,9 +57,17 @@ pub fn handshake(to: SocketAddr, client: &Arc<ClientConfig>) -> std::io::Result<
 }
 
 /// Makes a handshake on a connection on which something may have been sent.
-pub fn handshake_on(mut socket: TcpStream, client: &Arc<ClientConfig>) -> std::io::Result<Stream> {
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut session = ClientConnection::new(client.clone(), name).unwrap();
+pub fn handshake_on(socket: TcpStream, client: &Arc<ClientConfig>) -> std::io::Result<Stream> {
+    go_on(session(client), socket)
+}
+
+/// What a client says on one connection; nothing was said yet.
+pub fn session(client: &Arc<ClientConfig>) -> ClientConnection {
+    ClientConnection::new(client.clone(), ServerName::try_from("localhost").unwrap()).unwrap()
+}
+
+/// Makes a handshake of which the client's part may have begun.
+pub fn go_on(mut session: ClientConnection, mut socket: TcpStream) -> std::io::Result<Stream> {
     while session.is_handshaking() {
         session.complete_io(&mut socket)?;
     }
