@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Empty};
 use nsq_gateway::addr::{Addr, Dialable, OwnListeners};
 use nsq_gateway::config::Config;
 use nsq_gateway::heartbeat::Heartbeat;
-use nsq_gateway::http1::{self, HeadTime, Limits, Scratch};
+use nsq_gateway::http1::{self, HeadRules, Limits, Scratch};
 use nsq_gateway::metrics::Metrics;
 use nsq_gateway::presence::Phase;
 use nsq_gateway::protocol::Protocol;
@@ -184,8 +184,8 @@ async fn users_heads(request: &[u8], times: u64) {
     let (config, registry) = (Config::default(), Registry::new(registry::Settings::default()));
     let metrics = Metrics::new(1, &[], &[]).unwrap();
     let dialable = Dialable::new(OwnListeners::new(Vec::new()), None);
-    let settings = proxy::Settings::new(&config, 1, dialable);
-    let worker = proxy::Worker::new(0, &registry, &metrics, settings).unwrap();
+    let (fixed, settings) = (proxy::Fixed::new(1, dialable), proxy::Settings::new(&config));
+    let worker = proxy::Worker::new(0, &registry, &metrics, fixed, settings).unwrap();
     let client = proxy::Client { ip: [192, 0, 2, 7].into(), over_tls: false };
     let mut stack = proxy::stack(&worker, client);
     let call = move |request: Request<http1::Incoming>| {
@@ -194,20 +194,20 @@ async fn users_heads(request: &[u8], times: u64) {
     };
     let refuse = |refusal| proxy::Error::from(refusal).response();
     let minute = Duration::from_secs(60);
-    let head_time = HeadTime { first: Instant::now() + minute, next: minute };
+    let (deadline, rules) = (Instant::now() + minute, || HeadRules { limits: HEAD_LIMITS, time: minute });
     let io = Repeated::new(request, times, false);
     let scratch = Rc::new(Scratch::new(65_536));
-    http1::serve(io, BytesMut::new(), (HEAD_LIMITS, head_time), scratch, call, refuse).await;
+    http1::serve(io, BytesMut::new(), (deadline, rules), scratch, call, refuse).await;
 }
 
 /// The other side of the gateway: a request's head written, its answer's read.
 async fn dataservers_heads(answer: &[u8], times: u64) {
     let io = Repeated::new(answer, times, true);
-    let client = http1::Client::new(io, HEAD_LIMITS, Rc::new(Scratch::new(65_536)));
+    let client = http1::Client::new(io, Rc::new(Scratch::new(65_536)));
     let builder = Request::get("/a/path?query=1").header("host", "example.org");
     let mut request = builder.header("user-agent", "a browser").body(Empty::<Bytes>::new()).unwrap();
     for _ in 0..times {
-        let answer = client.exchange(&mut request, Duration::ZERO).await.ok().unwrap();
+        let answer = client.exchange(&mut request, HEAD_LIMITS, Duration::ZERO).await.ok().unwrap();
         answer.into_body().collect().await.unwrap();
     }
 }

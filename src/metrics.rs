@@ -71,7 +71,11 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
     ),
     (CONNECTIONS, Kind::Gauge, "Open connections from users, by protocol."),
     (WORKER_CONNECTIONS, Kind::Gauge, "Open connections from users, by worker."),
-    (CONNECTIONS_REFUSED, Kind::Counter, "Connections from users that ended before any HTTP, by reason."),
+    (
+        CONNECTIONS_REFUSED,
+        Kind::Counter,
+        "Connections from users that were ended before any HTTP, or for what was said in HTTP/2, by reason.",
+    ),
     (CONFIG_RELOADS, Kind::Counter, "Times that the config was read again, by result."),
     (
         CONFIG_GOOD,

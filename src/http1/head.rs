@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::request::{Parts, Request};
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::body::Length;
@@ -158,6 +159,9 @@ fn parse_into<'b>(
         return Err(Refusal::TargetTooLong);
     }
     parts.uri = Uri::from_maybe_shared(slice(target.as_bytes())).map_err(|_| Refusal::Target)?;
+    if parts.method == Method::OPTIONS && parts.uri.authority().is_some() && is_only_a_host(target) {
+        parts.uri = about_the_host(parts.uri)?;
+    }
     parts.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
 
     let mut says = Says::default();
@@ -178,6 +182,18 @@ fn parse_into<'b>(
         takes_trailers: says.takes_trailers && parts.version == Version::HTTP_11,
         parts,
     }))
+}
+
+/// Whether a target is a URL that says nothing after its authority. To [`Uri`] that is the same as one that says `/`.
+fn is_only_a_host(target: &str) -> bool {
+    target.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#']))
+}
+
+/// What such a target is about, in OPTIONS (RFC 9112 §3.2.4).
+fn about_the_host(target: Uri) -> Result<Uri, Refusal> {
+    let mut parts = target.into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    Uri::from_parts(parts).map_err(|_| Refusal::Target)
 }
 
 /// Where `part`, which lies in `bytes`, lies in the copy of it.
@@ -351,7 +367,98 @@ mod tests {
         assert!(head("te: gzip, trailers\r\n").takes_trailers && !head("te: gzip\r\n").takes_trailers);
     }
 
+    /// Fields with which requests are smuggled, and others.
+    fn field() -> impl Strategy<Value = (&'static str, String)> {
+        let names = vec![
+            "Content-Length",
+            "content-length",
+            "Transfer-Encoding",
+            "transfer-encoding",
+            "Host",
+            "x",
+            "Connection",
+        ];
+        let values = vec![
+            "5",
+            "05",
+            "+5",
+            "5,5",
+            "5 5",
+            "0x5",
+            "",
+            "chunked",
+            "CHUNKED",
+            "gzip, chunked",
+            "xchunked",
+            "identity",
+            "close",
+        ];
+        let space = prop::sample::select(vec!["", " ", "\t", "  "]);
+        (prop::sample::select(names), space.clone(), prop::sample::select(values), space)
+            .prop_map(|(name, before, value, after)| (name, format!("{before}{value}{after}")))
+    }
+
     proptest! {
+        /// Where the body ends follows from RFC 9112 §6.3, or the request is refused.
+        #[test]
+        fn a_head_that_is_taken_says_where_its_body_ends(
+            fields in prop::collection::vec(field(), 0..5),
+            version in prop::sample::select(vec!["1.0", "1.1"]),
+        ) {
+            let lines = fields.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect::<Vec<_>>().concat();
+            let values = |name: &str| -> Vec<&str> {
+                let named = fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+                named.map(|(_, value)| value.trim_matches([' ', '\t'])).collect()
+            };
+            let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
+            let expected = match (&lengths[..], &codings[..]) {
+                ([], []) => Some(Length::Known(0)),
+                (["5" | "05"], []) => Some(Length::Known(5)),
+                ([], ["chunked" | "CHUNKED"]) if version == "1.1" => Some(Length::Chunked),
+                _ => None,
+            };
+            let parsed = parse(format!("POST / HTTP/{version}\r\n{lines}\r\n").as_bytes(), LIMITS);
+            match (parsed, expected) {
+                (Ok(Some(head)), Some(expected)) => {
+                    prop_assert_eq!(head.body, expected);
+                    prop_assert_eq!(head.parts.headers.len(), fields.len());
+                    for (name, value) in &fields {
+                        let trimmed = value.trim_matches([' ', '\t']);
+                        prop_assert!(head.parts.headers.get_all(*name).iter().any(|value| value == trimmed));
+                    }
+                }
+                (Err(_), None) => {}
+                (parsed, expected) => {
+                    let parsed = parsed.map(|head| head.map(|head| head.body));
+                    prop_assert!(false, "{:?} instead of {:?} for {:?}", parsed, expected, lines);
+                }
+            }
+        }
+
+        /// Nothing that HTTP/1.1 could not say comes out of it: written again, it is the same head.
+        #[test]
+        fn what_is_taken_can_be_written_again(bytes in prop_oneof![
+            "[A-Za-z!]{1,5} /[ -~]{0,9} HTTP/1[.][0-2]\r\n([ -~]{0,9}:[ -~\\x00\t\r\n\u{80}-\u{ff}]{0,9}\r\n){0,4}\r\n",
+            "[A-Za-z \t\r\n:/.01]{0,80}",
+        ]) {
+            if let Ok(Some(head)) = parse(bytes.as_bytes(), LIMITS) {
+                let mut again = format!("{} {} HTTP/1.1\r\n", head.parts.method, head.parts.uri).into_bytes();
+                for (name, value) in &head.parts.headers {
+                    again.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+                }
+                again.extend_from_slice(b"\r\n");
+                for end in [b'\n', b'\r'] {
+                    prop_assert_eq!(again.split(|b| *b == end).count(), head.parts.headers.len() + 3);
+                }
+                prop_assert!(!again.contains(&0));
+                if head.parts.version == Version::HTTP_11 {
+                    let twice = parse(&again, Limits { bytes: 2048, ..LIMITS }).unwrap().unwrap();
+                    prop_assert_eq!(twice.parts.headers, head.parts.headers);
+                    prop_assert_eq!((twice.parts.uri, twice.body), (head.parts.uri, head.body));
+                }
+            }
+        }
+
         #[test]
         fn no_bytes_make_it_panic_and_a_part_of_a_head_is_never_a_head(
             bytes in prop::collection::vec(any::<u8>(), 0..200),

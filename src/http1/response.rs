@@ -264,6 +264,49 @@ mod tests {
     }
 
     proptest! {
+        /// Where the body ends follows from RFC 9112 §6.3, or there is no answer.
+        #[test]
+        fn an_answer_that_is_taken_says_where_its_body_ends(
+            status in prop::sample::select(vec!["200", "204", "304", "103", "404"]),
+            version in prop::sample::select(vec!["1.0", "1.1"]),
+            method in prop::sample::select(vec![Method::GET, Method::HEAD]),
+            fields in prop::collection::vec(
+                (prop::sample::select(vec!["Content-Length", "content-length", "Transfer-Encoding", "x"]),
+                 prop::sample::select(vec!["5", "6", "5, 5", "+5", "", "chunked", "gzip, chunked", "identity"])),
+                0..4),
+        ) {
+            let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
+            let values = |name: &str| -> Vec<&str> {
+                fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value).collect()
+            };
+            let (mut lengths, codings) = (values("content-length"), values("transfer-encoding"));
+            lengths.dedup();
+            let framing = match (&lengths[..], &codings[..]) {
+                (_, ["chunked"]) if version == "1.1" => Some(Length::Chunked),
+                ([], []) => Some(Length::UntilClose),
+                (["5"], []) => Some(Length::Known(5)),
+                (["6"], []) => Some(Length::Known(6)),
+                _ => None,
+            };
+            let bodiless = method == Method::HEAD || ["204", "304", "103"].contains(&status);
+            let expected = framing.map(|framing| if bodiless { Length::Known(0) } else { framing });
+            let whole = format!("HTTP/{version} {status} X\r\n{lines}\r\n");
+            match (parse(whole.as_bytes(), &method, LIMITS), expected) {
+                (Ok(Some(head)), Some(expected)) => {
+                    prop_assert_eq!((head.body, head.bytes), (expected, whole.len()));
+                    let both = head.parts.headers.contains_key(header::CONTENT_LENGTH)
+                        && head.parts.headers.contains_key(header::TRANSFER_ENCODING);
+                    prop_assert!(!both && head.parts.headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1);
+                    prop_assert!(head.body != Length::UntilClose || !head.keep_alive);
+                    for end in 0..whole.len() {
+                        prop_assert!(matches!(parse(&whole.as_bytes()[..end], &method, LIMITS), Ok(None)));
+                    }
+                }
+                (Err(Malformed::Length), None) => {}
+                (parsed, expected) => prop_assert!(false, "{:?} instead of {:?} for {:?}", parsed, expected, whole),
+            }
+        }
+
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&bytes, &Method::GET, LIMITS);

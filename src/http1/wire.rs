@@ -218,3 +218,88 @@ impl<IO: Io> Wire<IO> {
         Poll::Ready(Ok(read))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+
+    use proptest::prelude::*;
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// A socket on which these pieces come one by one, and nothing goes out.
+    struct Pieces(VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if let Some(piece) = self.0.pop_front() {
+                buf.put_slice(&piece);
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The lengths of the heads on a connection, and what is unread when it ends.
+    async fn heads(pieces: VecDeque<Vec<u8>>, ahead: Ahead) -> (Vec<usize>, usize) {
+        let parse = |bytes: &[u8]| {
+            let mut fields = [httparse::EMPTY_HEADER; 8];
+            match httparse::Request::new(&mut fields).parse(bytes)? {
+                httparse::Status::Complete(length) => Ok(Some((length, length))),
+                httparse::Status::Partial => Ok::<_, httparse::Error>(None),
+            }
+        };
+        let (scratch, mut wire) = (Scratch::new(1024), Wire::new(Pieces(pieces), BytesMut::new(), ahead));
+        let mut heads = Vec::new();
+        loop {
+            let mut parsed = 0;
+            match poll_fn(|cx| wire.poll_head(&scratch, cx, 1024, &mut parsed, parse)).await {
+                Ok(head) => heads.push(head),
+                Err(_) => return (heads, wire.unread.len()),
+            }
+        }
+    }
+
+    proptest! {
+        /// However a line may end, and wherever the network cuts it.
+        #[test]
+        fn heads_are_found_in_whatever_pieces_they_come(
+            requests in prop::collection::vec(
+                (prop::sample::select(vec!["", "\r\n", "\n\r\n"]), prop::sample::select(vec!["\r\n", "\n"]),
+                 prop::sample::select(vec!["\r\n", "\n"]), prop::sample::select(vec!["\r\n", "\n"])),
+                1..4),
+            step in 1_usize..40,
+            ahead in prop::sample::select(vec![Ahead::Body, Ahead::Little]),
+        ) {
+            let requests: Vec<_> = requests
+                .iter()
+                .map(|(before, one, two, end)| format!("{before}GET / HTTP/1.1{one}host: a{two}{end}").into_bytes())
+                .collect();
+            let bytes = requests.concat();
+            let pieces = bytes.chunks(step).map(<[u8]>::to_vec).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (heads, rest) = runtime.block_on(heads(pieces, ahead));
+            prop_assert_eq!(heads, requests.iter().map(Vec::len).collect::<Vec<_>>());
+            prop_assert_eq!(rest, 0);
+        }
+    }
+}

@@ -122,7 +122,8 @@ impl Protocol {
     }
 }
 
-/// Why a connection ended before any HTTP.
+/// Why the gateway ended a connection: before any HTTP, or for what was said in HTTP/2. What is no request of HTTP/1 is
+/// counted as a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Refused {
@@ -132,10 +133,15 @@ pub enum Refused {
     ProxyProtocolSender,
     /// The TLS handshake failed.
     Tls,
+    /// The rules of HTTP/2 were broken, or stretched further than any use of them needs.
+    Http2,
+    /// More streams were cancelled than `limits.cancelled_streams`.
+    CancelledStreams,
 }
 
 impl Refused {
-    pub(super) const ALL: [Self; 3] = [Self::ProxyProtocol, Self::ProxyProtocolSender, Self::Tls];
+    pub(super) const ALL: [Self; 5] =
+        [Self::ProxyProtocol, Self::ProxyProtocolSender, Self::Tls, Self::Http2, Self::CancelledStreams];
 
     /// As it stands in the metric.
     pub fn label(self) -> &'static str {
@@ -143,6 +149,8 @@ impl Refused {
             Self::ProxyProtocol => "proxy_protocol",
             Self::ProxyProtocolSender => "proxy_protocol_sender",
             Self::Tls => "tls",
+            Self::Http2 => "http2",
+            Self::CancelledStreams => "cancelled_streams",
         }
     }
 }
@@ -217,7 +225,7 @@ impl Worker {
         }
     }
 
-    /// A connection ended before any HTTP.
+    /// A connection was ended for this.
     pub fn refused(&self, reason: Refused) {
         if let Some(count) = self.refused.get(reason as usize) {
             add(count, 1);

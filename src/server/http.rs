@@ -259,13 +259,15 @@ impl Http {
         let limit = |_: &_| (!streams.are_waited_for()).then(|| self.grace());
         tokio::select! {
             ended = drain.watch(streams.idle_for(idle), connection.as_mut(), end, limit) => {
-                if let Some(Err(error)) = ended {
-                    tracing::debug!(%error, "a user's connection ended with an error");
+                match ended {
+                    Some(Err(error)) if breaks_rules(&error) => self.refuse(Refused::Http2, &error),
+                    Some(Err(error)) => tracing::debug!(%error, "a user's connection ended with an error"),
+                    Some(Ok(())) | None => {}
                 }
             }
             // Asked to end, hyper waits for a user that does not read.
             () = streams.idle_for(idle * 2) => {}
-            () = streams.abused() => tracing::debug!("a user cancelled more streams than limits.cancelled_streams"),
+            () = streams.abused() => self.refuse(Refused::CancelledStreams, &"limits.cancelled_streams"),
         }
     }
 }
@@ -287,6 +289,12 @@ impl Now {
             .max_concurrent_streams(MAX_STREAMS);
         Self { settings, http2 }
     }
+}
+
+/// Whether a connection ended because its user broke the rules, and not by leaving.
+fn breaks_rules(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(h2::Error::is_library)
 }
 
 /// Counts a connection for as long as it is open.

@@ -107,7 +107,7 @@ pub(super) fn insert_te_trailers(headers: &mut HeaderMap) {
 /// The fields that `Connection` names, but for those without which the message would mean something else, and those
 /// that the gateway has seen to already: a user must not be able to take away what a trusted proxy says of him by naming
 /// it here.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
         .iter()
@@ -140,6 +140,22 @@ pub(super) fn upgrade_wanted(headers: &HeaderMap) -> Option<HeaderValue> {
 pub(super) fn insert_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::UPGRADE, protocol);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
+/// Whether a field is for one connection only, by the names that RFC 9110 has in §7.6.1 and §11.7, not by the table above.
+#[cfg(test)]
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    let names = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    names.contains(&name.as_str())
 }
 
 #[cfg(test)]

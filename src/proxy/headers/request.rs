@@ -28,6 +28,9 @@ pub(super) fn rewrite(
         return Err(Error::Loop);
     }
     let host = target::settle(head)?;
+    if head.version == Version::HTTP_10 {
+        head.headers.remove(header::EXPECT); // which HTTP/1.0 does not have (RFC 9110 §10.1.1)
+    }
     if head.version == Version::HTTP_2 {
         // h2 holds the body against the length; said twice, it would be two lengths to the next.
         if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
@@ -66,5 +69,159 @@ fn join_cookies(headers: &mut HeaderMap) {
     // Values that are fine one by one are fine joined.
     if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, Request};
+    use proptest::prelude::*;
+
+    use super::super::Client;
+    use super::super::fields::{is_hop_by_hop, named_by_connection};
+    use super::super::origin::is_about_origin;
+    use super::*;
+
+    const OURS: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+
+    /// What users may send to remove or forge what is for the gateway to say, and other fields.
+    fn field() -> impl Strategy<Value = (&'static str, String)> {
+        let name = prop::sample::select(vec![
+            "connection",
+            "connection",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authorization",
+            "proxy-authenticate",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x_forwarded_for",
+            "x-forwarded_host",
+            "forwarded",
+            "via",
+            "cookie",
+            "authorization",
+            "x-mine",
+            "x-other",
+            "content-length",
+        ]);
+        let option = prop::sample::select(vec![
+            "close",
+            "Keep-Alive",
+            "Upgrade",
+            "TE",
+            "x-mine",
+            "X-OTHER",
+            "cookie",
+            "Via",
+            "X-Forwarded-For",
+            "x-forwarded-proto",
+            "X-Forwarded-Host",
+            "forwarded",
+            "host",
+            "Content-Length",
+            "connection",
+            "",
+            "a b",
+            "\"x-mine\"",
+        ]);
+        let listed = prop::collection::vec(option, 0..5).prop_map(|options| options.join(", "));
+        let value = prop::sample::select(vec![
+            "trailers",
+            "gzip, Trailers;q=1",
+            "websocket",
+            "h2c",
+            "1",
+            "6.6.6.6",
+            "chunked",
+            "1.1 x",
+        ]);
+        (name, listed, value).prop_map(|(name, listed, value)| {
+            (name, if name == "connection" { listed } else { value.to_owned() })
+        })
+    }
+
+    fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a HeaderValue> {
+        headers.get_all(name).iter().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn rewriting_removes_what_is_for_one_connection_and_nothing_else_and_says_what_is_ours_to_say(
+            fields in prop::collection::vec(field(), 0..14),
+            version in prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_2]),
+            trusted in any::<bool>(),
+        ) {
+            let mut head = Request::get("/").version(version).header("host", "a").body(()).unwrap().into_parts().0;
+            for (name, value) in &fields {
+                head.headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+            }
+            let before = head.headers.clone();
+            let named = named_by_connection(&before);
+            let proxies = if trusted { Networks::all() } else { Networks::default() };
+            let client = Client { ip: [203, 0, 113, 7].into(), over_tls: false };
+            let rewritten = rewrite(&mut head, &Origin::new(client), &proxies, &Via::new());
+            if version == Version::HTTP_2 && values(&before, "content-length").len() > 1 {
+                prop_assert!(rewritten.is_err());
+                return Ok(());
+            }
+            let after = head.headers;
+            let asked = |name: &str, option: &str| {
+                values(&before, name).iter().any(|value| {
+                    let mut members = value.to_str().unwrap().split([',', ';']);
+                    members.any(|member| member.trim().eq_ignore_ascii_case(option))
+                })
+            };
+
+            // Of what is for one connection there is only what the next one needs.
+            let switches = version == Version::HTTP_11
+                && asked("connection", "upgrade")
+                && before.get("upgrade").is_some_and(|_| !values(&before, "upgrade").iter().any(|value| *value == "h2c"));
+            let trailers = version != Version::HTTP_10 && asked("te", "trailers");
+            for name in after.keys().filter(|name| is_hop_by_hop(name)) {
+                match name.as_str() {
+                    "connection" => prop_assert!(switches || trailers),
+                    "te" => prop_assert!(trailers && values(&after, "te") == ["trailers"]),
+                    "upgrade" => prop_assert!(after.get("upgrade") == before.get("upgrade")),
+                    _ => prop_assert!(false, "{name} survives"),
+                }
+            }
+            for option in values(&after, "connection") {
+                prop_assert!(option == "te" || option == "upgrade", "{option:?}");
+            }
+
+            // Ours is there, once, and last where a trusted proxy spoke before.
+            for name in OURS {
+                prop_assert_eq!(values(&after, name).len(), if trusted { values(&after, name).len().max(1) } else { 1 });
+            }
+            let said = values(&after, "x-forwarded-for").last().unwrap().to_str().unwrap();
+            prop_assert!(if trusted { said.ends_with("203.0.113.7") } else { said == "203.0.113.7" }, "{said}");
+            if !trusted {
+                prop_assert_eq!((&after["x-forwarded-proto"], &after["x-forwarded-host"]), (&"http".parse().unwrap(), &"a".parse().unwrap()));
+                prop_assert!(!after.contains_key("forwarded"));
+                prop_assert!(!after.keys().any(|name| name.as_str().replace('_', "-").starts_with("x-forwarded") && !is_about_origin(name)));
+            }
+            prop_assert!(values(&after, "via").last().unwrap().to_str().unwrap().contains("nsq-gateway-"));
+            prop_assert_eq!(values(&after, "host"), ["a"]);
+
+            // And everything else is as it was.
+            for name in before.keys().filter(|name| !is_hop_by_hop(name) && !named.contains(name)) {
+                let (was, is) = (values(&before, name.as_str()), values(&after, name.as_str()));
+                match name.as_str() {
+                    "via" => prop_assert_eq!(&was[..], &is[..is.len() - 1]),
+                    "cookie" if version == Version::HTTP_2 => prop_assert_eq!(is.len(), 1),
+                    _ if name.as_str().contains("forwarded") => {}
+                    _ => prop_assert_eq!(was, is, "{}", name),
+                }
+            }
+            for name in after.keys().filter(|name| named.contains(name)) {
+                prop_assert!(name == "via" || is_hop_by_hop(name), "{name} was named and survives");
+            }
+        }
     }
 }

@@ -25,3 +25,46 @@ pub(super) fn rewrite<B>(response: &mut Response<B>, via: &Via) {
     }
     via.add(headers, version);
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::super::fields::{is_hop_by_hop, named_by_connection};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_that_was_for_one_connection_reaches_the_user(
+            status in prop::sample::select(vec![101, 200, 204, 304, 502]),
+            version in prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_2]),
+            fields in prop::collection::vec(
+                (prop::sample::select(vec!["connection", "connection", "keep-alive", "proxy-connection", "proxy-authenticate",
+                    "te", "transfer-encoding", "upgrade", "via", "content-length", "set-cookie", "x-mine"]),
+                 prop::sample::select(vec!["upgrade", "close, X-Mine", "via, content-length", "set-cookie", "websocket", "7", ""])),
+                0..12),
+        ) {
+            let mut response = Response::builder().status(status).version(version).body(()).unwrap();
+            for (name, value) in fields {
+                response.headers_mut().append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            let before = response.headers().clone();
+            let named = named_by_connection(&before);
+            rewrite(&mut response, &Via::new());
+            let after = response.headers();
+            for name in after.keys().filter(|name| is_hop_by_hop(name)) {
+                let switches = status == 101 && (name == header::UPGRADE || name == header::CONNECTION);
+                prop_assert!(switches, "{name} survives");
+            }
+            let via: Vec<_> = after.get_all(header::VIA).iter().collect();
+            prop_assert!(via.last().unwrap().to_str().unwrap().contains("nsq-gateway-"));
+            prop_assert!(status != 204 || !after.contains_key(header::CONTENT_LENGTH));
+            for name in ["set-cookie", "x-mine"].map(HeaderName::from_static) {
+                let (was, is) = (before.get_all(&name), after.get_all(&name));
+                let (was, is): (Vec<_>, Vec<_>) = (was.iter().collect(), is.iter().collect());
+                prop_assert!(if named.contains(&name) { is.is_empty() } else { was == is }, "{name}");
+            }
+        }
+    }
+}

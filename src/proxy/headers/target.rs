@@ -38,8 +38,7 @@ pub(super) fn settle(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
             let host = HeaderValue::from_str(authority.as_str()).ok().filter(|host| is_host(host.as_bytes()));
             let host = host.ok_or(Error::BadRequest("the target's host is not one"))?;
             head.headers.insert(header::HOST, host.clone());
-            let path = head.uri.path_and_query().cloned();
-            head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+            head.uri = Uri::from(path(head)?);
             Some(host)
         }
     };
@@ -47,6 +46,20 @@ pub(super) fn settle(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
         return Err(Error::BadRequest("only OPTIONS has the target *"));
     }
     Ok(host)
+}
+
+/// What an absolute target has after its authority, or what `:path` says.
+fn path(head: &Parts) -> Result<PathAndQuery, Error> {
+    const MALFORMED: Error = Error::BadRequest("the target's path is not one");
+    let Some(path) = head.uri.path_and_query() else { return Ok(PathAndQuery::from_static("/")) };
+    if !path.as_str().starts_with('?') {
+        return Ok(path.clone());
+    }
+    // A URL may leave out its path, an HTTP/2 request may not (RFC 9112 §3.2.1, RFC 9113 §8.3.1).
+    if head.version == Version::HTTP_2 {
+        return Err(MALFORMED);
+    }
+    PathAndQuery::try_from(format!("/{}", path.as_str())).map_err(|_| MALFORMED)
 }
 
 /// Counts down the gateways that an OPTIONS may still pass (RFC 9110 §7.6.2). Returns whether this one is the

@@ -34,9 +34,10 @@ fn get_of(path: &'static [u8]) -> Vec<u8> {
     hpack(&[GET[0], GET[1], GET[2], (b":path", path)])
 }
 
-/// Runs `attack`, which is told how many requests got no answer, against a gateway while another user asks on, then expects that the attacker's connection has ended.
+/// Runs `attack`, which is told how many requests got no answer, against a gateway while another user asks on, then expects that the
+/// attacker's connection has ended, and was counted if it is one that does not simply stop reading.
 #[track_caller]
-fn withstands(attack: impl FnOnce(&mut Frames, &AtomicUsize)) {
+fn withstands(reason: Option<&str>, attack: impl FnOnce(&mut Frames, &AtomicUsize)) {
     let begun = Arc::new(AtomicUsize::new(0));
     let counted = begun.clone();
     let fine = Stub::raw(move |stream| {
@@ -76,6 +77,10 @@ fn withstands(attack: impl FnOnce(&mut Frames, &AtomicUsize)) {
     });
     assert!(gateway.process.is_running());
     assert_eq!(get(gateway.listen, "/").text(), "fine");
+    if let Some(reason) = reason {
+        let counted = format!("gateway_connections_refused_total{{reason=\"{reason}\"}}");
+        assert!(gateway.metric(&counted) > 0.5, "not counted as {reason}: {}", gateway.metrics());
+    }
 }
 
 fn resident_kib(gateway: &Apiserver) -> u64 {
@@ -93,7 +98,7 @@ fn reset(stream: u32, block: &[u8]) -> Vec<u8> {
 
 /// CVE-2023-44487, as fast as it goes.
 fn http_41_rapid_reset_in_one_go() {
-    withstands(|frames, _| {
+    withstands(Some("http2"), |frames, _| {
         let block = get_of(b"/");
         let pieces: Vec<Vec<u8>> = (0..50_000u32).map(|n| reset(2 * n + 1, &block)).collect();
         for piece in pieces.chunks(100) {
@@ -107,7 +112,7 @@ fn http_41_rapid_reset_in_one_go() {
 /// As an attacker does who has heard of counts of what is reset before it was begun: each request has reached the
 /// dataserver when it is cancelled.
 fn http_41_rapid_reset_one_by_one() {
-    withstands(|frames, arrived| {
+    withstands(Some("cancelled_streams"), |frames, arrived| {
         let block = get_of(b"/silence");
         let begun = Instant::now();
         for n in 0..3_000u32 {
@@ -146,7 +151,7 @@ fn has_ended(frames: &mut Frames) -> bool {
 
 /// CVE-2025-8671: the window of a stream overflows, and it is the gateway that has to reset it.
 fn http_41_resets_that_the_gateway_is_made_to_send() {
-    withstands(|frames, _| {
+    withstands(Some("http2"), |frames, _| {
         let block = get_of(b"/");
         let most = 0x7fff_ffffu32.to_be_bytes();
         for n in 0..20_000u32 {
@@ -163,7 +168,7 @@ fn http_41_resets_that_the_gateway_is_made_to_send() {
 /// CVE-2024-27316: a head without an end, in frames with something in them and in empty ones.
 fn http_41_continuation_flood() {
     for payload in [hpack(&[(b"x", b"y")]), Vec::new()] {
-        withstands(|frames, _| {
+        withstands(Some("http2"), |frames, _| {
             frames.send(kind::HEADERS, flag::END_STREAM, 1, &get_of(b"/"));
             let more = frame(kind::CONTINUATION, 0, 1, &payload).repeat(100);
             for _ in 0..10_000 {
@@ -177,7 +182,7 @@ fn http_41_continuation_flood() {
 
 /// CVE-2019-9518: frames that cost the sender nothing and end nothing.
 fn http_41_empty_data_flood() {
-    withstands(|frames, _| {
+    withstands(Some("http2"), |frames, _| {
         let post: [Field<'_>; 4] = [(b":method", b"POST"), GET[1], GET[2], GET[3]];
         frames.request(1, &post, true);
         let empty = frame(kind::DATA, 0, 1, b"").repeat(100);
@@ -219,7 +224,7 @@ fn http_41_hpack_bomb() {
 /// CVE-2019-9512, CVE-2019-9515: each has to be acknowledged to a user that reads nothing.
 fn http_41_settings_and_ping_flood() {
     for asked in [frame(kind::SETTINGS, 0, 0, b""), frame(kind::PING, 0, 0, b"12345678")] {
-        withstands(|frames, _| {
+        withstands(None, |frames, _| {
             let many = asked.repeat(1000);
             for _ in 0..10_000 {
                 if frames.stream.write_all(&many).is_err() {

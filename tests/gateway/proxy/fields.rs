@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         http_26_a_user_is_told_to_go_on_when_a_dataserver_was_chosen,
         http_26_a_final_status_comes_instead_of_a_100,
         http_26_without_a_dataserver_there_is_no_100,
+        http_26_http10_has_no_expectations,
         http_27_interim_answers_neither_hang_nor_leak,
         http_29_the_host_is_kept,
     ]
@@ -186,6 +187,14 @@ fn http_26_without_a_dataserver_there_is_no_100() {
     let gateway = Apiserver::start(PATIENT);
     let reply = exchange(gateway.listen, EXPECTING);
     assert_eq!(reply.status, 503);
+}
+
+/// RFC 9110 §10.1.1: it must be ignored, by everybody behind the gateway, too.
+fn http_26_http10_has_no_expectations() {
+    let head = "POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello";
+    let (reply, reached) = through(head.as_bytes());
+    assert_eq!((reply.status, reached[0].body.as_slice()), (200, &b"hello"[..]));
+    assert!(reached[0].header("expect").is_empty());
 }
 
 fn http_27_interim_answers_neither_hang_nor_leak() {

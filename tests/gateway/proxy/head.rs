@@ -10,6 +10,7 @@ pub fn trials() -> Vec<Trial> {
         http_01_a_missing_repeated_or_malformed_host_is_400,
         http_01_and_framing_count_for_the_admin_paths_too,
         http_02_the_authority_of_an_absolute_target_wins,
+        http_02_an_absolute_target_becomes_a_path,
         http_03_the_asterisk_is_for_options,
         http_04_connect_and_trace_are_405,
         http_04_the_authority_form_is_for_connect,
@@ -39,6 +40,28 @@ fn http_02_the_authority_of_an_absolute_target_wins() {
     assert_eq!(reached[0].first, "GET /x?y HTTP/1.1");
     assert_eq!(reached[0].header("host"), ["a:81"]);
     assert_eq!(reached[0].header("x-forwarded-host"), ["a:81"]);
+}
+
+/// RFC 9112 §3.2.1 and §3.2.4: a path that is left out is `/`, but in an OPTIONS that asks about the host.
+fn http_02_an_absolute_target_becomes_a_path() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("", &[&stub]);
+    for (line, reached) in [
+        ("GET http://a", "GET / HTTP/1.1"),
+        ("GET http://a?x=/y", "GET /?x=/y HTTP/1.1"),
+        ("GET http://a:81/?", "GET /? HTTP/1.1"),
+        ("GET HTTP://a//x", "GET //x HTTP/1.1"),
+        ("GET //a/x", "GET //a/x HTTP/1.1"),
+        ("OPTIONS http://a", "OPTIONS * HTTP/1.1"),
+        ("OPTIONS http://a:81", "OPTIONS * HTTP/1.1"),
+        ("OPTIONS http://a/", "OPTIONS / HTTP/1.1"),
+        ("OPTIONS http://a?x", "OPTIONS /?x HTTP/1.1"),
+        ("OPTIONS /http://a", "OPTIONS /http://a HTTP/1.1"),
+    ] {
+        let bytes = format!("{line} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n");
+        assert_eq!(exchange(gateway.listen, bytes.as_bytes()).status, 200, "{line}");
+        assert_eq!(stub.requests().last().unwrap().first, reached, "{line}");
+    }
 }
 
 fn http_03_the_asterisk_is_for_options() {

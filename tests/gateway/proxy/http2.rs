@@ -18,6 +18,8 @@ pub fn trials() -> Vec<Trial> {
         http_25_http2_requests_become_http11_and_their_answers_come_back,
         http_38_the_authority_is_the_host,
         http_38_without_an_authority_the_host_is_it,
+        http_03_a_path_begins_with_a_slash_or_is_the_asterisk_of_options,
+        http_04_connect_and_trace_are_405_here_too,
         http_39_cookies_are_joined,
         http_08_limits_headers_counts_here_too,
         http_40_what_is_for_http11_or_malformed_is_a_stream_error,
@@ -97,6 +99,42 @@ fn http_38_the_authority_is_the_host() {
         assert_eq!(request.header("host"), ["example.org"]);
         assert_eq!(request.header("x-forwarded-host"), ["example.org"]);
     }
+}
+
+/// What a gateway says to a request of these fields, if it answers.
+fn status_of(gateway: &Apiserver, fields: &[Field<'_>]) -> Option<u16> {
+    let mut frames = Frames::connect(gateway.listen, b"");
+    frames.request(1, fields, false);
+    match frames.end_of(1) {
+        Ended::Answered(status) => status,
+        _ => None,
+    }
+}
+
+fn http_03_a_path_begins_with_a_slash_or_is_the_asterisk_of_options() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("", &[&stub]);
+    let of = |method, path| status_of(&gateway, &[(b":method", method), GET[1], GET[2], (b":path", path)]);
+    assert_eq!(of(b"GET", b"*"), Some(400));
+    for path in [&b"?x"[..], b"x", b"http://b/"] {
+        assert!(matches!(of(b"GET", path), Some(400) | None), "{}", path.escape_ascii());
+    }
+    assert!(stub.requests().is_empty(), "{:?}", stub.requests());
+    assert_eq!((of(b"OPTIONS", b"*"), of(b"GET", b"//b/?")), (Some(200), Some(200)));
+    let reached: Vec<_> = stub.requests().into_iter().map(|request| request.first).collect();
+    assert_eq!(reached, ["OPTIONS * HTTP/1.1", "GET //b/? HTTP/1.1"]);
+}
+
+fn http_04_connect_and_trace_are_405_here_too() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("", &[&stub]);
+    assert_eq!(status_of(&gateway, &[(b":method", b"CONNECT"), (b":authority", b"a:1")]), Some(405));
+    assert_eq!(status_of(&gateway, &[(b":method", b"TRACE"), GET[1], GET[2], GET[3]]), Some(405));
+    // RFC 8441, which nobody offered.
+    let websocket: Field<'_> = (b":protocol", b"websocket");
+    let fields = [(&b":method"[..], &b"CONNECT"[..]), websocket, GET[1], GET[2], GET[3]];
+    assert!(matches!(status_of(&gateway, &fields), Some(400..=499) | None));
+    assert!(stub.requests().is_empty(), "{:?}", stub.requests());
 }
 
 fn http_39_cookies_are_joined() {
