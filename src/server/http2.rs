@@ -306,6 +306,7 @@ mod tests {
                 waits_for_user: Cell::new(false),
                 moved: Cell::new(0),
                 answered: Cell::new(answered),
+                unwaited: Cell::new(false),
                 stalled: Duration::ZERO,
             });
         }
