@@ -1,5 +1,6 @@
 //! Builds a gateway, runs it, drains it. The only place that sees everything.
 
+mod access_log;
 mod certificate;
 mod crew;
 mod demo;
@@ -38,6 +39,7 @@ pub use demo::demo;
 
 pub use reload::Source;
 
+use access_log::AccessLog;
 use certificate::Certificate;
 use listeners::Doors;
 use reload::{Reloader, Rooms};
@@ -173,7 +175,8 @@ impl App {
         tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
 
         // Data: each worker on a thread of its own.
-        let fixed = proxy::Fixed::new(workers, dialable.clone());
+        let access_log = AccessLog::start(&now.log, &metrics)?;
+        let fixed = proxy::Fixed::new(workers, dialable.clone(), access_log.lines());
         let control = Handle::current();
         let admin_is_apart = doors.admin.is_some();
         let places = Places::new(now.limits.connections);
@@ -198,8 +201,9 @@ impl App {
         service::attend(&notifier, &mut tasks, &admin, &workers);
         if let Some(source) = source {
             let runs_embedded = nsq_addrs.is_some();
-            let (admin, notifier) = (admin.clone(), notifier.clone());
-            let rooms = Rooms { admin, dialable, certificate, places, intake, signed, runs_embedded };
+            let (admin, notifier, access_log) = (admin.clone(), notifier.clone(), access_log.lines());
+            let rooms =
+                Rooms { admin, dialable, certificate, places, intake, signed, runs_embedded, access_log };
             let reloader = Reloader { source, master, rooms, metrics, notifier };
             tasks.spawn_endless("config reload", reloader.run());
         }
@@ -227,6 +231,7 @@ impl App {
         let (_, drain) = drain_times(&config.now());
         notifier.stopping(drain + END);
         wind_up(workers, *result.as_ref().unwrap_or(&Leave::Close), tasks, drain).await;
+        access_log.flush();
         result.map(|_| ()).map_err(StartError::Other)
     }
 }

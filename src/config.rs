@@ -3,6 +3,7 @@
 //! The file is YAML. The `common` section is the one of the Go system that this gateway replaces, and
 //! means what it meant there; everything new has a section of its own. An empty file is a good one.
 
+mod access_log;
 mod common;
 mod fault;
 mod gateway;
@@ -23,6 +24,7 @@ mod tls;
 use std::path::Path;
 use std::{fs, io};
 
+pub use access_log::{AccessLog, Field, Format, Part, Template};
 pub use common::{Common, Endpoint, ServerAddr};
 pub use fault::{Fault, Faults};
 pub use gateway::{Balance, Gateway, Ids, RetryBudget};
@@ -63,7 +65,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much of anything there may be.
     pub limits: Limits,
-    /// What is written to stderr.
+    /// What is written, and where.
     pub log: Log,
     /// How a change of this file is noticed.
     pub reload: Reload,
@@ -94,6 +96,7 @@ impl Config {
                 tls.check(faults);
             }
             config.registry.check_snapshot(faults);
+            config.log.access.check(faults);
             config.nsq.check_files(faults);
         })
     }
@@ -160,6 +163,13 @@ impl Config {
         };
         file.finish();
         config
+    }
+
+    /// What becomes of a request whose `X-Request-Id` is missing or no good. A line of an access log should have one, by
+    /// which what a dataserver logs can be found.
+    pub fn request_ids(&self) -> Ids {
+        let unsaid = if self.log.access.to.is_some() { Ids::Make } else { Ids::Keep };
+        self.gateway.request_id.unwrap_or(unsaid)
     }
 
     /// Whether this config asks for the NSQ that runs inside the gateway.

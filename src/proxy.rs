@@ -3,6 +3,7 @@
 //! Everything here runs on one worker and shares nothing with another but the snapshot of the live set, so it
 //! needs neither locks nor `Send`. Each layer is a tower service in a file of its own.
 
+mod access_log;
 mod balance;
 mod body;
 mod connect;
@@ -33,6 +34,7 @@ use crate::addr::{Dialable, Networks};
 use crate::config::{self, Config};
 use crate::current::Current;
 use crate::http1::Scratch;
+use crate::lines::Lines;
 use crate::metrics::Metrics;
 use crate::registry::{Reader, Registry};
 
@@ -40,6 +42,7 @@ pub use body::{Body, Incoming};
 pub use error::Error;
 pub use headers::{Client, check, is_grpc};
 
+use access_log::Log;
 use connect::Http2Terms;
 use headers::Via;
 use pool::Pool;
@@ -59,6 +62,7 @@ pub struct Worker {
     retry_budget: Budget,
     tunnels: TaskTracker,
     scratch: Rc<Scratch>,
+    access_log: Option<Current<Log>>,
     fixed: Fixed,
     settings: Current<Settings>,
 }
@@ -68,14 +72,15 @@ pub struct Worker {
 pub struct Fixed {
     workers: usize,
     dialable: Dialable,
+    access_log: Option<Lines>,
     /// The same on all workers: a request that comes back may reach another one.
     via: Arc<Via>,
 }
 
 impl Fixed {
-    /// For so many workers; `dialable` is where requests may go.
-    pub fn new(workers: usize, dialable: Dialable) -> Self {
-        Self { workers, dialable, via: Arc::new(Via::new()) }
+    /// For so many workers; `dialable` is where requests may go, and the access log goes to these lines, if there is one.
+    pub fn new(workers: usize, dialable: Dialable, access_log: Option<Lines>) -> Self {
+        Self { workers, dialable, access_log, via: Arc::new(Via::new()) }
     }
 }
 
@@ -88,6 +93,7 @@ pub struct Settings {
     trusted_proxies: Networks,
     request_id: config::Ids,
     traceparent: config::Ids,
+    access_log: config::AccessLog,
 }
 
 impl Settings {
@@ -99,8 +105,9 @@ impl Settings {
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
             trusted_proxies: config.gateway.trusted_proxies.clone(),
-            request_id: config.gateway.request_id,
+            request_id: config.request_ids(),
             traceparent: config.gateway.traceparent,
+            access_log: config.log.access.clone(),
         }
     }
 }
@@ -124,6 +131,10 @@ impl Worker {
             retry_budget: Budget::new(settings.retry_budget, fixed.workers),
             tunnels: TaskTracker::new(),
             scratch: Rc::new(Scratch::new(settings.limits.body_buffer)),
+            access_log: fixed.access_log.as_ref().map(|lines| {
+                // A queue of this worker's own: it waits for no other.
+                Current::new(Log::new(lines.queue(), settings.access_log.clone()))
+            }),
             fixed,
             settings: Current::new(settings),
         }))
@@ -135,6 +146,11 @@ impl Worker {
         self.retry_budget.set(settings.retry_budget, self.fixed.workers);
         self.scratch.set_body_read(settings.limits.body_buffer);
         self.pool.set_most_idle(settings.limits.pool);
+        if let Some(log) = &self.access_log
+            && before.access_log != settings.access_log
+        {
+            log.set(log.get().written_as(settings.access_log.clone()));
+        }
         if Http2Terms::of(&before) != Http2Terms::of(&settings) {
             self.pool.retire_http2();
         }
@@ -174,6 +190,8 @@ pub fn stack(
         .layer_fn(|inner| instrument::Instrument::new(inner, worker.counts.clone()))
         // What it is called, before anybody writes that down.
         .layer_fn(|inner| identify::Identify::new(inner, worker.clone()))
+        // A line for each request, with all that happens to it further down.
+        .layer_fn(|inner| access_log::AccessLog::new(inner, client, worker.clone()))
         // Errors become answers here and nowhere else: above this line nothing fails.
         .layer_fn(error::Respond::new)
         // More requests than the gateway may have under way are refused at once; nothing queues.

@@ -15,6 +15,7 @@ use crate::addr::Dialable;
 use crate::admin::{Admin, Reload};
 use crate::config::{Change, Config, Faults, MAX_FILE, Master};
 use crate::file_watch::Watched;
+use crate::lines::Lines;
 use crate::metrics::Metrics;
 use crate::nsq::{Intake, Signed};
 use crate::server::Places;
@@ -45,6 +46,8 @@ pub(super) struct Rooms {
     pub(super) signed: Option<Arc<Signed>>,
     /// Whether there is an NSQ inside the gateway.
     pub(super) runs_embedded: bool,
+    /// Its file is opened again when somebody asks for a reload, as whoever rotates logs may.
+    pub(super) access_log: Option<Lines>,
 }
 
 /// Reads the config again.
@@ -74,7 +77,12 @@ impl Reloader {
             let (paths, interval) = (self.paths(), self.master.now().reload.check_interval);
             tokio::select! {
                 () = changed(watched.as_ref(), interval) => self.reload("a file has changed").await,
-                Some(()) = self.source.asked.recv() => self.reload("somebody asked for it").await,
+                Some(()) = self.source.asked.recv() => {
+                    if let Some(lines) = &self.rooms.access_log {
+                        lines.reopen();
+                    }
+                    self.reload("somebody asked for it").await;
+                }
                 () = self.rooms.places.settle() => {}
             }
             if self.paths() != paths {

@@ -36,8 +36,9 @@ pub struct Gateway {
     pub admin_allow: Networks,
     /// Proxies in front whose word on where a request comes from is passed on. Default none.
     pub trusted_proxies: Networks,
-    /// What becomes of a request whose `X-Request-Id` is missing or no good. Default keep.
-    pub request_id: Ids,
+    /// What becomes of a request whose `X-Request-Id` is missing or no good. Default none: make if there is an access
+    /// log, else keep.
+    pub request_id: Option<Ids>,
     /// The same of `traceparent` (W3C Trace Context). Default keep.
     pub traceparent: Ids,
 }
@@ -56,7 +57,7 @@ impl Gateway {
             admin_allow: networks::read(&mut section, "admin_allow")
                 .unwrap_or_else(Networks::loopback_and_private),
             trusted_proxies: networks::read(&mut section, "trusted_proxies").unwrap_or_default(),
-            request_id: section.value("request_id", Ids::Keep),
+            request_id: section.optional("request_id"),
             traceparent: section.value("traceparent", Ids::Keep),
         };
         section.finish();

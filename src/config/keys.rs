@@ -17,6 +17,7 @@ pub const FIXED: &[&str] = &[
     "nsq.embedded_listen",
     "log.buffer_bytes",
     "log.flush_timeout",
+    "log.access.to",
 ];
 
 /// A key whose value is another one now. Shown as `registry.ttl: 10s → 20s`.
@@ -105,6 +106,7 @@ impl Config {
         self.nsq.embedded_listen = running.nsq.embedded_listen;
         self.log.buffer_bytes = running.log.buffer_bytes;
         self.log.flush_timeout = running.log.flush_timeout;
+        self.log.access.to.clone_from(&running.log.access.to);
         self
     }
 }
@@ -185,13 +187,13 @@ nsq: {embedded: true, channel: ch1}
             config(
                 "gateway: {listen: '127.0.0.1:1', workers: 3, admin_listen: '127.0.0.1:2'}
 nsq: {embedded: true, embedded_listen: {tcp: '127.0.0.1:3', http: '127.0.0.1:4', lookup: '127.0.0.1:5'}}
-log: {buffer_bytes: 5000, flush_timeout: 5s}
+log: {buffer_bytes: 5000, flush_timeout: 5s, access: {to: a.log, format: json}}
 registry: {ttl: 20s}",
             ),
         );
         let (fixed, free): (Vec<_>, Vec<_>) =
             running.changes(&next).into_iter().partition(Change::needs_restart);
-        assert_eq!(fixed.len(), 9, "{fixed:?}");
+        assert_eq!(fixed.len(), 10, "{fixed:?}");
         for key in FIXED {
             assert!(fixed.iter().any(|change| change.key.starts_with(key)), "{key}");
         }

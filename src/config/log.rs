@@ -1,13 +1,14 @@
-//! Section `log`: what is written to stderr.
+//! Section `log`: what is written, and where.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use super::AccessLog;
 use super::reader::Reader;
 
-/// What is written to stderr.
+/// What is written, and where.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Log {
     /// Which events are logged, in the language of `RUST_LOG`, which counts instead where it is set. Default `info`.
@@ -17,6 +18,8 @@ pub struct Log {
     pub buffer_bytes: usize,
     /// How long the end of the process waits for the last lines to be read. Default 1s, at most 1min.
     pub flush_timeout: Duration,
+    /// A line for each request. Default none.
+    pub access: AccessLog,
 }
 
 impl Log {
@@ -32,6 +35,7 @@ impl Log {
             filter,
             buffer_bytes: section.within("buffer_bytes", 1_048_576, 4_096, 1 << 30),
             flush_timeout: section.within("flush_timeout", Duration::from_secs(1), none, most),
+            access: AccessLog::read(section.section("access")),
         };
         section.finish();
         log

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use super::LOOK;
@@ -27,6 +28,17 @@ pub enum Destination {
     Stdout,
     /// A file, which is added to, and made if it is not there. When it was renamed or removed, another is made.
     File(PathBuf),
+}
+
+/// As a config file has it.
+impl Serialize for Destination {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Stderr => serializer.serialize_str("stderr"),
+            Self::Stdout => serializer.serialize_str("stdout"),
+            Self::File(path) => path.serialize(serializer),
+        }
+    }
 }
 
 /// An open destination.

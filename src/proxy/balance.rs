@@ -114,6 +114,9 @@ where
             chosen = other;
         }
         let (upstream, protocol) = chosen;
+        if let Some(entry) = &attempt.tried.entry {
+            entry.asks(&upstream);
+        }
         Chosen::One { inner: self.inner.call(Routed { attempt, upstream, protocol }) }
     }
 }

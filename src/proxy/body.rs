@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 
+use super::access_log::Answering;
 use super::instrument::InFlight;
 use super::pool::Lease;
 
@@ -31,6 +32,8 @@ pub struct Body {
     kind: Kind,
     /// Ends with the body: until then the request is under way.
     in_flight: Option<InFlight>,
+    /// Tells the access log, if there is one.
+    answering: Option<Answering>,
 }
 
 enum Kind {
@@ -43,16 +46,16 @@ impl Body {
     /// A body that is there already.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { kind: Kind::Bytes((!bytes.is_empty()).then_some(bytes)), in_flight: None }
+        Self { kind: Kind::Bytes((!bytes.is_empty()).then_some(bytes)), in_flight: None, answering: None }
     }
 
     /// Any body.
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static) -> Self {
-        Self { kind: Kind::Boxed(UnsyncBoxBody::new(body)), in_flight: None }
+        Self { kind: Kind::Boxed(UnsyncBoxBody::new(body)), in_flight: None, answering: None }
     }
 
     pub(super) fn from_upstream(body: UpstreamBody) -> Self {
-        Self { kind: Kind::Upstream(body), in_flight: None }
+        Self { kind: Kind::Upstream(body), in_flight: None, answering: None }
     }
 
     /// The connection that the answer came on, if it is to be used for something else now.
@@ -76,6 +79,18 @@ impl Body {
         }
         self.in_flight = Some(in_flight);
     }
+
+    pub(super) fn tell(&mut self, answering: Answering) {
+        self.answering = Some(answering);
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(answering) = &self.answering {
+            answering.dropped(http_body::Body::is_end_stream(self));
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -86,11 +101,15 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.kind {
+        let polled = match &mut self.kind {
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx),
             Kind::Bytes(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+        };
+        if let (Some(answering), Poll::Ready(frame)) = (&mut self.answering, &polled) {
+            answering.polled(frame.as_ref());
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
@@ -13,6 +14,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::Incoming;
+use super::access_log::Entry;
 use super::body::{Body, BoxError, Stalled};
 use super::headers::ALLOW;
 use super::identify::RequestId;
@@ -122,6 +124,11 @@ impl Error {
                 }
             },
         }
+    }
+
+    /// The error type of RFC 9209 §2.3.
+    pub(super) fn token(&self) -> &'static str {
+        self.terms().2
     }
 
     /// The answer that says so.
@@ -256,7 +263,8 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let id = request.body_mut().id.take();
-        RespondFuture { inner: self.inner.call(request), id }
+        let entry = request.body().entry.clone();
+        RespondFuture { inner: self.inner.call(request), id, entry }
     }
 }
 
@@ -265,6 +273,7 @@ pin_project! {
         #[pin]
         inner: F,
         id: Option<RequestId>,
+        entry: Option<Rc<Entry>>,
     }
 }
 
@@ -276,6 +285,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for RespondFuture
         Poll::Ready(Ok(ready!(this.inner.poll(cx)).unwrap_or_else(|error| {
             let id = this.id.as_ref().and_then(RequestId::as_str);
             tracing::debug!(request_id = id, %error, "request failed");
+            if let Some(entry) = this.entry {
+                entry.refused(&error);
+            }
             error.response_to(id)
         })))
     }

@@ -95,7 +95,7 @@ where
         if target::is_for_us(&mut head) {
             return Checked::answered(target::options().map(|()| Body::from_bytes(Bytes::new())));
         }
-        let request = Request::from_parts(head, RequestBody::new(body.into(), settings.timeouts.idle_body));
+        let request = Request::from_parts(head, RequestBody::new(body, settings.timeouts.idle_body));
         let inner = self.inner.call(request);
         Checked::passed(AnswerFuture { inner, trailers, worker: self.worker.clone() })
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::Worker;
+use super::access_log::Entry;
 use super::balance::Routed;
 use super::body::{Body, RequestBody};
 use super::error::Error;
@@ -40,13 +41,15 @@ pub(super) struct Attempt {
     pub(super) now: Instant,
 }
 
-/// The ids of dataservers that failed a request.
+/// The dataservers that failed a request, by their ids.
 #[derive(Default)]
 pub(super) struct Tried {
     pub(super) ids: Vec<u64>,
     /// Of those the last that failed on a kept connection. It may only have closed that one, and is worth
     /// another try when nobody else is left.
     pub(super) again: Option<u64>,
+    /// Where to tell of each try, if anybody wants to know.
+    pub(super) entry: Option<Rc<Entry>>,
 }
 
 /// A try that failed. It holds a request, and is boxed: answers should not carry the room for it around.
@@ -96,6 +99,9 @@ impl Failed {
         let Routed { attempt: Attempt { request, mut tried, now }, upstream, .. } = routed;
         upstream.failed(failure, was_kept, now);
         tried.ids.push(upstream.id);
+        if let Some(entry) = &tried.entry {
+            entry.try_failed(failure);
+        }
         let error = Error::Upstream { addr: upstream.addr.clone(), failure };
         Box::new(Self { error, left: left(request), tried })
     }
@@ -130,9 +136,10 @@ where
         self.worker.retry_budget.deposit();
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let is_repeatable = is_safe && request.body().is_end_stream();
+        let tried = Tried { entry: request.body().entry(), ..Tried::default() };
         let mut service = self.inner.clone();
         let now = Instant::now();
-        let attempt = service.call(Attempt { request, tried: Tried::default(), now });
+        let attempt = service.call(Attempt { request, tried, now });
         let worker = self.worker.clone();
         RetryFuture { attempt, service, worker, is_repeatable, began: now, tries: 1, sent: 0, last: None }
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use super::Worker;
+use super::access_log::Entry;
 use super::body::{Body, RequestBody};
 use super::error::Error;
 use super::pool::Lease;
@@ -51,8 +52,9 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         // The layer above leaves the field only where a user wants to switch.
         let wanted = request.headers().contains_key(header::UPGRADE);
+        let entry = request.body().entry().filter(|_| wanted);
         let user = if wanted { request.body().on_upgrade() } else { None };
-        UpgradeFuture { inner: self.inner.call(request), user, worker: self.worker.clone() }
+        UpgradeFuture { inner: self.inner.call(request), user, entry, worker: self.worker.clone() }
     }
 }
 
@@ -61,6 +63,7 @@ pin_project! {
         #[pin]
         inner: F,
         user: Option<http1::OnUpgrade>,
+        entry: Option<Rc<Entry>>,
         worker: Rc<Worker>,
     }
 }
@@ -76,7 +79,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture
         {
             let lease = response.body_mut().take_lease();
             let idle = this.worker.settings().timeouts.idle_tunnel;
-            let tunnel = this.worker.tunnels.track_future(tunnel(user, idle, lease));
+            let tunnel = this.worker.tunnels.track_future(tunnel(user, idle, lease, this.entry.take()));
             tokio::task::spawn_local(tunnel);
         }
         Poll::Ready(Ok(response))
@@ -85,7 +88,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for UpgradeFuture
 
 /// Carries bytes until both sides have ended, one fails, or nothing has moved for `idle`. The lease keeps the
 /// dataserver's count of what is under way.
-async fn tunnel(user: http1::OnUpgrade, idle: Duration, lease: Option<Lease>) {
+async fn tunnel(user: http1::OnUpgrade, idle: Duration, lease: Option<Lease>, entry: Option<Rc<Entry>>) {
     let dataserver = lease.as_ref().and_then(Lease::upgraded);
     let (Ok(user), Some(dataserver)) = (user.await, dataserver) else {
         return tracing::debug!("a switch of protocols came to nothing");
@@ -93,10 +96,16 @@ async fn tunnel(user: http1::OnUpgrade, idle: Duration, lease: Option<Lease>) {
     let (user_reads, user_writes) = tokio::io::split(user);
     let (dataserver_reads, dataserver_writes) = tokio::io::split(dataserver);
     let moved = Cell::new(Instant::now());
+    let note = |bytes, count: fn(&Entry, usize)| {
+        moved.set(Instant::now());
+        if let Some(entry) = &entry {
+            count(entry, bytes);
+        }
+    };
     let both = async {
         tokio::try_join!(
-            carry(user_reads, dataserver_writes, &moved),
-            carry(dataserver_reads, user_writes, &moved),
+            carry(user_reads, dataserver_writes, |bytes| note(bytes, Entry::add_in)),
+            carry(dataserver_reads, user_writes, |bytes| note(bytes, Entry::add_out)),
         )
     };
     tokio::select! {
@@ -112,7 +121,7 @@ async fn tunnel(user: http1::OnUpgrade, idle: Duration, lease: Option<Lease>) {
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    moved: &Cell<Instant>,
+    carried: impl Fn(usize),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -121,7 +130,7 @@ async fn carry(
             return to.shutdown().await;
         }
         to.write_all(buffer.get(..read).unwrap_or_default()).await?;
-        moved.set(Instant::now());
+        carried(read);
     }
 }
 

@@ -9,6 +9,7 @@
 // What is waited for is real time.
 #![allow(clippy::disallowed_types)]
 
+mod access_log;
 mod admin;
 mod cli;
 mod clients;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     trials.extend(page::trials());
     trials.extend(dashboards::trials());
     trials.extend(logs::trials());
+    trials.extend(access_log::trials());
     trials.extend(proxy::trials());
     trials.extend(demo::trials());
     trials.extend(cluster::trials());

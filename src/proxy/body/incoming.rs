@@ -1,7 +1,10 @@
 //! The body of a user's request as it comes in, and what the gateway knows of the request beside its head.
 
+use std::rc::Rc;
+
 use super::stream::Stream;
 use crate::http1;
+use crate::proxy::access_log::Entry;
 use crate::proxy::identify::RequestId;
 
 /// The body of a user's request, whichever HTTP brought it.
@@ -9,6 +12,8 @@ pub struct Incoming {
     wire: Wire,
     /// What the request is called, once that is settled.
     pub(in crate::proxy) id: Option<RequestId>,
+    /// Where to tell what becomes of it, if anybody wants to know.
+    pub(in crate::proxy) entry: Option<Rc<Entry>>,
 }
 
 enum Wire {
@@ -28,7 +33,7 @@ impl Incoming {
     }
 
     fn new(wire: Wire) -> Self {
-        Self { wire, id: None }
+        Self { wire, id: None, entry: None }
     }
 }
 

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::BoxError;
 use super::idle::Idle;
 use super::stream::Stream;
+use super::{BoxError, Incoming};
 use crate::http1;
+use crate::proxy::access_log::Entry;
 
 /// The body of a user's request.
 pub(in crate::proxy) struct RequestBody {
@@ -23,6 +24,8 @@ pub(in crate::proxy) struct RequestBody {
     again: Vec<Frame<Bytes>>,
     idle: Idle,
     progress: Option<Rc<Progress>>,
+    /// Where to tell what comes of it, if anybody wants to know.
+    entry: Option<Rc<Entry>>,
 }
 
 /// How an upload goes, for whoever waits for its answer meanwhile.
@@ -46,8 +49,14 @@ impl Progress {
 }
 
 impl RequestBody {
-    pub(in crate::proxy) fn new(stream: Stream, idle: Duration) -> Self {
-        Self { stream: Some(stream), again: Vec::new(), idle: Idle::new(idle), progress: None }
+    pub(in crate::proxy) fn new(mut incoming: Incoming, idle: Duration) -> Self {
+        let entry = incoming.entry.take();
+        Self { stream: Some(incoming.into()), idle: Idle::new(idle), entry, ..Self::default() }
+    }
+
+    /// Where to tell what becomes of the request, if anybody wants to know.
+    pub(in crate::proxy) fn entry(&self) -> Option<Rc<Entry>> {
+        self.entry.clone()
     }
 
     /// From now on it may be still for as long.
@@ -78,7 +87,7 @@ impl RequestBody {
 /// No body.
 impl Default for RequestBody {
     fn default() -> Self {
-        Self { stream: None, again: Vec::new(), idle: Idle::new(Duration::ZERO), progress: None }
+        Self { stream: None, again: Vec::new(), idle: Idle::new(Duration::ZERO), progress: None, entry: None }
     }
 }
 
@@ -98,6 +107,9 @@ impl http_body::Body for RequestBody {
         match stream.poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.idle.moved();
+                if let (Some(entry), Some(Ok(frame))) = (&this.entry, &frame) {
+                    entry.add_in(frame.data_ref().map_or(0, Bytes::len));
+                }
                 if let Some(progress) = &this.progress {
                     progress.last.set(Instant::now());
                     progress.waits_for_user.set(false);

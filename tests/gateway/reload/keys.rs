@@ -49,6 +49,8 @@ pub const RELOADED: &[&str] = &[
     "registry.ejection.percent", "registry.ejection.answered_5xx",
     // another_log_filter_holds_at_once
     "log.filter",
+    // a_line_of_the_access_log_looks_otherwise
+    "log.access.format", "log.access.query", "log.access.one_in", "log.access.field_bytes",
     // sighup_reads_the_file_though_it_has_not_changed
     "reload.check_interval",
 ];
@@ -71,6 +73,7 @@ pub fn trials() -> Vec<Trial> {
         without_any_nsqd_a_config_is_not_taken,
         another_key_is_asked_for,
         another_log_filter_holds_at_once,
+        a_line_of_the_access_log_looks_otherwise,
     ]
 }
 
@@ -467,4 +470,24 @@ fn another_log_filter_holds_at_once() {
     gateway.change_to("registry: {ttl: 30m}\nlog: {filter: warn}\n");
     assert_eq!(gateway.process.count("the config was read again"), before);
     assert_eq!(gateway.process.count("refused what is no request"), 1);
+}
+
+fn a_line_of_the_access_log_looks_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let config =
+        |more| format!("registry: {{ttl: 1h}}\nlog: {{access: {{to: '{}', {more}}}}}\n", file.display());
+    let gateway = start(&config("format: '{path}'"));
+    let stub = Stub::ok("");
+    gateway.announce(&[stub.addr()]);
+    let mut kept = Kept::to(&gateway);
+    assert_eq!(kept.ask("/a?b", &[]).status, 200);
+    gateway.change_to(&config("format: '{status} {path}', query: true"));
+    assert_eq!(kept.ask("/a?b", &[]).status, 200);
+    let expected = "/a\n200 /a?b\n";
+    eventually("both lines", || (fs::read_to_string(&file).unwrap() == expected).then_some(()));
+    // Whoever rotates logs may say so.
+    fs::rename(&file, dir.path().join("old")).unwrap();
+    gateway.process.signal("HUP");
+    eventually("another file", || file.exists().then_some(()));
 }
