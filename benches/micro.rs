@@ -184,7 +184,7 @@ async fn users_heads(request: &[u8], times: u64) {
     let (config, registry) = (Config::default(), Registry::new(registry::Settings::default()));
     let metrics = Metrics::new(1, &[], &[]).unwrap();
     let dialable = Dialable::new(OwnListeners::new(Vec::new()), None);
-    let (fixed, settings) = (proxy::Fixed::new(1, dialable), proxy::Settings::new(&config));
+    let (fixed, settings) = (proxy::Fixed::new(1, dialable, None), proxy::Settings::new(&config));
     let worker = proxy::Worker::new(0, &registry, &metrics, fixed, settings).unwrap();
     let client = proxy::Client { ip: [192, 0, 2, 7].into(), over_tls: false };
     let mut stack = proxy::stack(&worker, client);

@@ -224,9 +224,7 @@ impl App {
         };
         // With its copies of the sockets, which would keep the port.
         drop(succession);
-        if let Err(error) = &result {
-            tracing::error!(%error, "the gateway cannot go on");
-        }
+        let result = result.inspect_err(|error| tracing::error!(%error, "the gateway cannot go on"));
         admin.drain();
         let (_, drain) = drain_times(&config.now());
         notifier.stopping(drain + END);

@@ -448,6 +448,7 @@ pub struct Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lines;
 
     fn render(metrics: &Metrics) -> String {
         metrics.render(&Scrape { dataservers: &[("live", 2)], frozen: false })
@@ -461,6 +462,9 @@ mod tests {
         let link = metrics.nsqd("127.0.0.1:4150");
         link.set_clock_offset(Some(0.5));
         metrics.upstream("a:1", &[0, 1, 0, 0, 0], std::iter::once(("connect", 1)));
+        let settings = lines::Settings { most_bytes: 4096, rest: Duration::ZERO };
+        let (log, _writer) = lines::to(&lines::Destination::Stderr, settings).unwrap();
+        metrics.count_lost_lines("events", log.lost());
         let text = render(&metrics);
         for (name, ..) in DESCRIPTIONS {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} in {text}");
