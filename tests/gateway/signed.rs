@@ -163,7 +163,8 @@ fn a_bad_key_file_is_a_fault_of_its_key_path() {
         (dir.path().to_owned(), "is not a file"),
     ] {
         std::fs::write(&config, asks_for(&key)).unwrap();
-        let expected = format!("{}: nsq.heartbeat_key_file: \"{}\" {why}\n", config.display(), key.display());
+        let expected =
+            format!("{}:1: nsq.heartbeat_key_file: \"{}\" {why}\n", config.display(), key.display());
         let apiserver = || Command::new(env!("CARGO_BIN_EXE_apiserver"));
         let dataserver = || Command::new(env!("CARGO_BIN_EXE_dataserver"));
         for (mut command, args) in [

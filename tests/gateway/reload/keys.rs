@@ -33,7 +33,7 @@ pub const RELOADED: &[&str] = &[
     "gateway.request_id", "gateway.traceparent",
     "gateway.balance", "gateway.upstream_protocol", "gateway.retry_budget.percent", "gateway.retry_budget.per_second",
     "timeouts.resolved", "timeouts.connect", "timeouts.response_head", "timeouts.expect_continue", "timeouts.idle_body",
-    "timeouts.idle_tunnel", "timeouts.pool_idle", "timeouts.upstream_ping",
+    "timeouts.idle_tunnel", "timeouts.pool_idle", "timeouts.upstream_ping", "timeouts.unacknowledged",
     // server::Settings, as a whole: another_limit_holds_for_the_next_head_of_an_open_connection
     "timeouts.request_head", "timeouts.linger", "timeouts.drain", "timeouts.drain_idle", "timeouts.lame_duck",
     "limits.head_bytes", "limits.headers", "limits.linger_bytes", "limits.body_buffer", "limits.cancelled_streams",
@@ -44,7 +44,7 @@ pub const RELOADED: &[&str] = &[
     "registry.ttl", "registry.sweep_interval", "registry.capacity", "registry.join_rate", "registry.trusted_joins",
     "registry.allow", "registry.snapshot", "registry.snapshot_interval",
     "registry.probe.path", "registry.probe.interval", "registry.probe.timeout", "registry.probe.parallel",
-    "registry.probe.give_up",
+    "registry.probe.give_up", "registry.probe.hold",
     "registry.ejection.failures", "registry.ejection.duration", "registry.ejection.max_duration",
     "registry.ejection.percent", "registry.ejection.answered_5xx",
     // another_log_filter_holds_at_once
