@@ -277,7 +277,7 @@ pub const ROWS: &[Row] = &[
         "the last good one stays, counted, logged, 0/N",
         &[
             drill!(reload::changed_in_every_way),
-            drill!(reload::a_thousand_times),
+            drill!(reload::a_thousand_times, long),
             test("faults_25_a_broken_config_leaves_the_last_good_one"),
         ],
     ),
