@@ -53,12 +53,16 @@ impl Failure {
         Self::Refused,
     ];
 
-    /// Why there is no connection: what the gateway could not ask for was not refused.
+    /// Why there is no connection. What the gateway could not ask for was not refused, and what was reset had been taken.
     pub fn to_connect(error: &io::Error) -> Self {
         use io::ErrorKind::{AddrInUse, AddrNotAvailable, OutOfMemory};
         let is_ours = matches!(error.kind(), AddrInUse | AddrNotAvailable | OutOfMemory)
             || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
-        if is_ours { Self::NoSocket } else { Self::Connect }
+        match error.kind() {
+            _ if is_ours => Self::NoSocket,
+            io::ErrorKind::ConnectionReset => Self::Closed,
+            _ => Self::Connect,
+        }
     }
 
     /// The label of `gateway_upstream_errors_total{kind}`.

@@ -69,6 +69,14 @@ fn a_crowd_that_is_refused_makes_it_suspect_and_no_worse() {
 }
 
 #[test]
+fn faults_6_one_whose_resets_overtake_its_handshakes_breaks_connections_too() {
+    let (registry, now) = (registry(), Instant::now());
+    let one = &known(&registry, 2, now)[0];
+    one.failed(Failure::to_connect(&std::io::ErrorKind::ConnectionReset.into()), false, now);
+    assert!(one.breaks_connections());
+}
+
+#[test]
 fn faults_6_one_that_fails_again_after_a_probe_is_ejected_at_once() {
     let (registry, now) = (registry(), Instant::now());
     let one = &known(&registry, 2, now)[0];
