@@ -1,8 +1,7 @@
 //! Users: requests at a steady rate over connections that are kept, and what became of each.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,13 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::findings::{Finding, finding, grouped};
-use crate::support::{pause, read_reply, request, within};
+use crate::support::{pause, within};
+use crate::user::{Asked, PATIENCE, User, Way};
 
 /// How many users there are. Each asks again only when it was answered.
 const USERS: usize = 16;
-
-/// Longer than anything that is waited for: an answer that takes longer is none.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Users that ask until they are told to stop.
 pub struct Load {
@@ -33,6 +30,7 @@ pub struct Answer {
     pub at: Instant,
     pub took: Duration,
     pub method: &'static str,
+    pub way: Way,
     /// What a user would complain about, if anything.
     pub failure: Option<String>,
 }
@@ -44,39 +42,67 @@ pub struct Answers(Vec<Answer>);
 impl Load {
     /// GETs at this rate. Every second one takes its dataserver 20 ms, so that there are always some under way.
     pub fn gets(to: SocketAddr, per_second: u32) -> Self {
-        Self::start(to, per_second, |n| ("GET", if n % 2 == 0 { "/".into() } else { "/delay/20".into() }))
+        Self::start(&[to], per_second, &[Way::Kept], |n| {
+            ("GET", if n % 2 == 0 { "/".into() } else { "/delay/20".into() })
+        })
     }
 
     /// GETs at this rate that take no time.
     pub fn quick_gets(to: SocketAddr, per_second: u32) -> Self {
-        Self::start(to, per_second, |_| ("GET", "/".into()))
+        Self::start(&[to], per_second, &[Way::Kept], |_| ("GET", "/".into()))
     }
 
     /// GETs and as many POSTs, each of which has a path of its own.
     pub fn gets_and_posts(to: SocketAddr, per_second: u32) -> Self {
-        static POSTED: AtomicUsize = AtomicUsize::new(0);
-        Self::start(to, per_second, |n| match n % 2 {
+        Self::start(
+            &[to],
+            per_second,
+            &[Way::Kept],
+            |n| if n % 2 == 0 { ("GET", "/".into()) } else { post() },
+        )
+    }
+
+    /// GETs, GETs that take their dataserver 20 ms and POSTs, as many of each: over HTTP/1.1 on connections that are kept
+    /// and on new ones, and over HTTP/2. Whoever is let in no more goes to the next of several gateways.
+    pub fn of_every_kind(to: &[SocketAddr], per_second: u32) -> Self {
+        Self::start(to, per_second, &[Way::Kept, Way::Http2, Way::Anew, Way::Http2], |n| match n % 3 {
             0 => ("GET", "/".into()),
-            _ => ("POST", format!("/posted/{}", POSTED.fetch_add(1, Ordering::Relaxed))),
+            1 => ("GET", "/delay/20".into()),
+            _ => post(),
         })
     }
 
-    fn start(to: SocketAddr, per_second: u32, ask: fn(usize) -> (&'static str, String)) -> Self {
+    /// The users have these ways in turns.
+    fn start(to: &[SocketAddr], per_second: u32, ways: &[Way], ask: fn(usize) -> Asked) -> Self {
         let load =
             Self { stop: Arc::default(), asked: Arc::default(), answers: Arc::default(), users: Vec::new() };
-        let interval = Duration::from_secs(USERS as u64) / per_second;
         let begun = Instant::now();
+        let at_once = |user: usize| ways[user % ways.len()].at_once();
+        let interval = (0..USERS).map(at_once).sum::<usize>() as f64 / f64::from(per_second);
         let users = (0..USERS).map(|user| {
+            let interval = Duration::from_secs_f64(interval);
             let first = begun + interval.mul_f64(user as f64 / USERS as f64);
             let (stop, asked, answers) = (load.stop.clone(), load.asked.clone(), load.answers.clone());
+            let mut user = User::new(ways[user % ways.len()], to);
             std::thread::spawn(move || {
-                let mut user = User { to, connection: None };
                 let mut due = first;
                 while !stop.load(Ordering::Relaxed) {
                     pause(due.saturating_duration_since(Instant::now()));
-                    let (method, path) = ask(asked.fetch_add(1, Ordering::Relaxed));
-                    let answer = user.ask(method, &path);
-                    answers.lock().unwrap().push(answer);
+                    let asks = user.way.at_once();
+                    let first = asked.fetch_add(asks, Ordering::Relaxed);
+                    let asked: Vec<_> = (first..first + asks).map(ask).collect();
+                    let at = Instant::now();
+                    let failures = user.ask(&asked);
+                    let (took, way) = (at.elapsed(), user.way);
+                    answers.lock().unwrap().extend(
+                        asked.iter().zip(failures).map(|((method, _), failure)| Answer {
+                            at,
+                            took,
+                            method,
+                            way,
+                            failure,
+                        }),
+                    );
                     // What was missed during a long answer is not made up for.
                     due = (due + interval).max(Instant::now());
                 }
@@ -115,45 +141,10 @@ impl Load {
     }
 }
 
-struct User {
-    to: SocketAddr,
-    connection: Option<(TcpStream, BufReader<TcpStream>)>,
-}
-
-impl User {
-    fn ask(&mut self, method: &'static str, path: &str) -> Answer {
-        let at = Instant::now();
-        let body: &[u8] = if method == "POST" { b"once" } else { b"" };
-        let failure = self.exchange(&request(&format!("{method} {path}"), &[], body)).err();
-        if failure.is_some() {
-            self.connection = None;
-        }
-        Answer { at, took: at.elapsed(), method, failure }
-    }
-
-    fn exchange(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let (stream, reader) = match &mut self.connection {
-            Some(open) => open,
-            None => self.connection.insert(open(self.to).map_err(|error| format!("connect: {error}"))?),
-        };
-        stream.write_all(bytes).map_err(|error| format!("send: {error}"))?;
-        let reply = read_reply(reader, false).ok_or("no answer")?;
-        if reply.status != 200 || !reply.complete {
-            let whole = if reply.complete { "" } else { ", cut short" };
-            return Err(format!("{}{whole}: {}", reply.status, reply.text()));
-        }
-        if reply.header("connection") == Some("close") {
-            self.connection = None;
-        }
-        Ok(())
-    }
-}
-
-fn open(to: SocketAddr) -> std::io::Result<(TcpStream, BufReader<TcpStream>)> {
-    let stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok((stream.try_clone()?, BufReader::new(stream)))
+/// A POST with a path of its own.
+fn post() -> Asked {
+    static POSTED: AtomicUsize = AtomicUsize::new(0);
+    ("POST", format!("/posted/{}", POSTED.fetch_add(1, Ordering::Relaxed)))
 }
 
 impl Answers {
@@ -181,6 +172,15 @@ impl Answers {
     /// Those to requests of this method.
     pub fn to_method(&self, method: &str) -> Self {
         Self(self.iter().filter(|answer| answer.method == method).cloned().collect())
+    }
+
+    /// How they came, each way with its number; none may be missing.
+    pub fn of_every_kind(&self) -> Finding {
+        let by = |way| self.iter().filter(|answer| answer.way == way).count();
+        let counts = [Way::Kept, Way::Anew, Way::Http2].map(by);
+        let [kept, anew, http2] = counts.map(grouped);
+        let text = format!("{kept} on kept connections, {anew} on new ones, {http2} over HTTP/2");
+        finding(text, !counts.contains(&0))
     }
 
     /// Those that failed.

@@ -17,6 +17,7 @@ mod dataservers;
 mod findings;
 mod firewall;
 mod fleet;
+mod leaving;
 mod load;
 mod machine;
 mod network;
@@ -28,6 +29,7 @@ mod start;
 #[allow(dead_code, unused_imports, reason = "the drills stand on a part of what the tests stand on")]
 #[path = "../gateway/support/mod.rs"]
 mod support;
+mod user;
 mod watch;
 mod witness;
 

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 
 use crate::findings::Drilled;
 use crate::support::{tools, trials};
-use crate::{broker, crowd, dataservers, machine, network, reload, start};
+use crate::{broker, crowd, dataservers, leaving, machine, network, reload, start};
 
 /// A fault and its promise.
 pub struct Row {
@@ -286,6 +286,8 @@ pub const ROWS: &[Row] = &[
         "SIGTERM under load",
         "0/N; it ends before its deadline even with a user who is stuck",
         &[
+            drill!(leaving::sigterm_under_load),
+            drill!(leaving::sigterm_with_users_who_are_stuck),
             test("http_50_what_was_sent_before_the_signal_is_answered"),
             test("http_50_an_http2_connection_is_told_goaway"),
             test("http_50_the_deadline_holds_with_a_stream_that_is_stuck"),
@@ -298,6 +300,8 @@ pub const ROWS: &[Row] = &[
         "a new gateway takes over from an old one",
         "0/N",
         &[
+            drill!(leaving::taken_over_again_and_again),
+            drill!(leaving::taken_over_with_users_who_are_stuck),
             test("faults_27_a_new_gateway_takes_over_and_no_request_fails"),
             test("who_comes_between_two_gateways_waits_and_is_served"),
         ],

@@ -38,6 +38,13 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
+impl Frame {
+    /// The status at the head of a HEADERS frame, as far as it can be told.
+    pub fn status(&self) -> Option<u16> {
+        status(&self.payload)
+    }
+}
+
 /// How a stream, or its connection, ended for the client.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Ended {
@@ -109,7 +116,7 @@ impl Frames {
                 kind::GOAWAY if code(4) != 0 => return Ended::GoneAway(code(4)),
                 kind::RST_STREAM if frame.stream == stream => return Ended::Reset(code(0)),
                 kind::HEADERS if frame.stream == stream && answered.is_none() => {
-                    answered = status(&frame.payload);
+                    answered = frame.status();
                 }
                 kind::SETTINGS if frame.flags == 0 => {
                     self.send(kind::SETTINGS, 1, 0, b"");
@@ -186,6 +193,8 @@ pub fn string(block: &mut Vec<u8>, bytes: &[u8]) {
 fn status(block: &[u8]) -> Option<u16> {
     const STATIC: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     match block {
+        // A new size of the dynamic table may come first; it has to if the client has set another one.
+        [0x20..=0x3e, rest @ ..] => status(rest),
         [indexed @ 0x88..=0x8e, ..] => Some(STATIC[usize::from(indexed - 0x88)]),
         [0x48 | 0x08, length, digits @ ..] if length & 0x80 == 0 => {
             std::str::from_utf8(digits.get(..usize::from(*length))?).ok()?.parse().ok()
