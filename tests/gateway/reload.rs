@@ -3,6 +3,7 @@
 // Counts are whole, and small.
 #![allow(clippy::float_cmp, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
+mod choice;
 mod keys;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         every_key_is_reloaded_or_named,
     ];
     trials.extend(keys::trials());
+    trials.extend(choice::trials());
     trials
 }
 
