@@ -117,7 +117,9 @@ impl Says {
             header::CONTENT_LENGTH => {
                 self.content_length = Some(match (self.content_length, content_length(value.as_bytes())) {
                     (None, Some(length)) => Said::Once(length),
-                    (Some(_), Some(length)) if before.get(header::CONTENT_LENGTH) == Some(value) => {
+                    (Some(Said::Once(_) | Said::Again(_)), Some(length))
+                        if before.get(header::CONTENT_LENGTH) == Some(value) =>
+                    {
                         Said::Again(length)
                     }
                     _ => Said::Nonsense,
@@ -204,6 +206,7 @@ mod tests {
             "content-length: 5, 5",
             "content-length: -1",
             "content-length: 4\r\ncontent-length: 5",
+            "content-length: 4\r\ncontent-length: 5\r\ncontent-length: 4",
             "transfer-encoding: gzip",
             "transfer-encoding: gzip, chunked",
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
