@@ -125,12 +125,13 @@ pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 /// The protocols that a message wants to switch to (RFC 9110 §7.8), if it says so in both places. Another HTTP is
 /// not among them: requests in such a tunnel would go past everything that is checked here.
 pub(super) fn upgrade_wanted(headers: &HeaderMap) -> Option<HeaderValue> {
-    let protocol = headers.get(header::UPGRADE)?;
     let is_http = |name: &[u8]| {
         let name = name.trim_ascii().to_ascii_lowercase();
         name.starts_with(b"h2") || name.starts_with(b"http") || name.starts_with(b"tls")
     };
-    if protocol.as_bytes().split(|b| *b == b',').any(is_http) {
+    let protocol = headers.get(header::UPGRADE)?;
+    if headers.get_all(header::UPGRADE).iter().any(|line| line.as_bytes().split(|b| *b == b',').any(is_http))
+    {
         return None;
     }
     lists(headers, &header::CONNECTION, b"upgrade").then(|| protocol.clone())
