@@ -38,9 +38,9 @@ pub fn killed_under_load() -> Drilled {
 pub fn killed_in_the_middle_of_answers() -> Drilled {
     const SIZE: usize = 30_000_000;
     let mut fleet = Fleet::start(3, "");
-    let load = Load::gets(fleet.gateway.listen, 100);
     let mut downloads: Vec<_> = (0..24).map(|_| Download::begin(fleet.gateway.listen, SIZE)).collect();
-    let on_victim = under_way(&fleet, 1);
+    let on_victim = under_way(&fleet, 24)[1];
+    let load = Load::gets(fleet.gateway.listen, 100);
     fleet.kill(1);
     pause(Duration::from_millis(500));
     let ended: Vec<_> = downloads.drain(..).map(Download::end).collect();
@@ -56,11 +56,17 @@ pub fn killed_in_the_middle_of_answers() -> Drilled {
     ])
 }
 
-/// How many downloads are under way on a dataserver, without the requests of the load.
-fn under_way(fleet: &Fleet, n: usize) -> usize {
-    let path = format!("/dataservers/{}", fleet.dataservers[n].addr);
-    let entry = || crate::support::get(fleet.gateway.listen, &path).json()["in_flight"].as_u64().unwrap();
-    usize::try_from((0..20).map(|_| entry()).min().unwrap()).unwrap()
+/// How many requests are under way on each dataserver, once these are so many in all.
+fn under_way(fleet: &Fleet, in_all: u64) -> Vec<usize> {
+    let on = |addr: &String| {
+        let entry = crate::support::get(fleet.gateway.listen, &format!("/dataservers/{addr}"));
+        entry.json()["in_flight"].as_u64().unwrap()
+    };
+    within(Duration::from_secs(10), "all to be under way", || {
+        let each: Vec<u64> = fleet.addrs().iter().map(on).collect();
+        (each.iter().sum::<u64>() == in_all)
+            .then(|| each.iter().map(|n| usize::try_from(*n).unwrap()).collect())
+    })
 }
 
 /// An answer of which the first 1 MiB was read.
