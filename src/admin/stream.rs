@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::api::Shown;
 use super::{page, readyz};
+use crate::config::Config;
 use crate::http1::Unwaited;
 use crate::metrics::NsqdStatus;
 use crate::problem::problem;
@@ -59,6 +60,8 @@ struct Inner {
     next_event: u64,
     /// The message for whoever comes before the next.
     state: Option<Bytes>,
+    /// The config by which those who watch were let in.
+    let_in_by: Option<Arc<Config>>,
 }
 
 struct Viewer {
@@ -78,6 +81,7 @@ impl Default for Stream {
             nsqds: Vec::new(),
             next_event: 0,
             state: None,
+            let_in_by: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -126,6 +130,7 @@ impl Stream {
 
 impl Inner {
     fn admit(&mut self, shown: &Shown, now: Instant) -> Option<mpsc::Receiver<Bytes>> {
+        self.see_who_is_let_in(shown);
         self.viewers.retain(|viewer| !viewer.messages.is_closed());
         if self.viewers.len() >= shown.config.now().limits.viewers {
             return None;
@@ -142,7 +147,19 @@ impl Inner {
         Some(receiver)
     }
 
+    /// When others may read the admin paths, whoever watches is sent away: whom that still lets in comes again.
+    fn see_who_is_let_in(&mut self, shown: &Shown) {
+        let config = shown.config.now();
+        let who =
+            |config: &Config| (config.gateway.admin_allow.clone(), config.gateway.trusted_proxies.clone());
+        if self.let_in_by.as_ref().is_some_and(|by| !Arc::ptr_eq(by, &config) && who(by) != who(&config)) {
+            self.viewers.clear();
+        }
+        self.let_in_by = Some(config);
+    }
+
     fn tick(&mut self, shown: &Shown, now: Instant) {
+        self.see_who_is_let_in(shown);
         self.graph.sample(now, &shown.metrics.observed(), shown.registry.live_in_snapshot());
         self.viewers.retain(|viewer| !viewer.messages.is_closed());
         if self.viewers.is_empty() {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
 use super::drain::Drain;
-use super::http2::{Adapter, LocalExecutor, Stalled, Streams};
+use super::http2::{Adapter, LocalExecutor, Streams, Terms};
 use super::io::{Downstream, Socket, Stream, close, linger};
 use super::spread::Counted;
 use super::{Settings, proxy_protocol};
@@ -45,6 +45,8 @@ pub struct Http {
     now: Current<Now>,
     /// How long a write waits for its reader, on every connection.
     write_limit: Rc<Cell<Duration>>,
+    /// What users of HTTP/2 have to keep to, on every connection.
+    terms: Rc<Cell<Terms>>,
     executor: LocalExecutor,
     scratch: Rc<http1::Scratch>,
 }
@@ -61,15 +63,17 @@ impl Http {
         let executor = LocalExecutor::default();
         let scratch = Rc::new(http1::Scratch::new(settings.limits.body_buffer));
         let write_limit = Rc::new(Cell::new(settings.timeouts.idle_body));
+        let terms = Rc::new(Cell::new(terms(&settings)));
         let now = Current::new(Now::new(settings, &executor));
-        Rc::new(Self { now, write_limit, executor, scratch })
+        Rc::new(Self { now, write_limit, terms, executor, scratch })
     }
 
-    /// From now on these hold: for every connection that comes, and for the next request on one of HTTP/1 that is open.
-    /// One of HTTP/2 goes on as it began.
+    /// From now on these hold: for every connection that comes, and for the next request on one that is open. What was
+    /// agreed on when one of HTTP/2 began stays: how large a head may be, and when a user is asked whether it is there.
     pub fn reconfigure(&self, settings: Settings) {
         self.scratch.set_body_read(settings.limits.body_buffer);
         self.write_limit.set(settings.timeouts.idle_body);
+        self.terms.set(terms(&settings));
         self.now.set(Now::new(settings, &self.executor));
     }
 
@@ -247,18 +251,15 @@ impl Http {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
         let now = self.now.get();
-        let Settings { timeouts, limits, .. } = &now.settings;
-        let idle = timeouts.request_head;
-        let streams = Streams::new(limits.cancelled_streams);
+        let streams = Streams::new(self.terms.clone());
         stream.stream().socket().note_moves(streams.moved());
-        let stalled = Stalled { body: timeouts.idle_body, grpc: timeouts.idle_tunnel };
-        let service = Adapter::new(service, streams.clone(), self.executor.clone(), stalled);
+        let service = Adapter::new(service, streams.clone(), self.executor.clone());
         let mut connection = pin!(now.http2.serve_connection(TokioIo::new(stream), service));
         drop(now);
         let end = http2::Connection::graceful_shutdown;
         let limit = |_: &_| (!streams.are_waited_for()).then(|| self.grace());
         tokio::select! {
-            ended = drain.watch(streams.idle_for(idle), connection.as_mut(), end, limit) => {
+            ended = drain.watch(streams.idle(1), connection.as_mut(), end, limit) => {
                 match ended {
                     Some(Err(error)) if breaks_rules(&error) => self.refuse(Refused::Http2, &error),
                     Some(Err(error)) => tracing::debug!(%error, "a user's connection ended with an error"),
@@ -266,9 +267,18 @@ impl Http {
                 }
             }
             // Asked to end, hyper waits for a user that does not read.
-            () = streams.idle_for(idle * 2) => {}
+            () = streams.idle(2) => {}
             () = streams.abused() => self.refuse(Refused::CancelledStreams, &"limits.cancelled_streams"),
         }
+    }
+}
+
+fn terms(Settings { timeouts, limits, .. }: &Settings) -> Terms {
+    Terms {
+        idle: timeouts.request_head,
+        stalled: timeouts.idle_body,
+        stalled_grpc: timeouts.idle_tunnel,
+        cancelled: limits.cancelled_streams,
     }
 }
 

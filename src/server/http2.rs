@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming as Hyper;
 use pin_project_lite::pin_project;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tower::Service;
 
 use crate::alarm::Alarm;
@@ -25,12 +25,17 @@ use crate::proxy::{Body, Incoming, is_grpc};
 /// How long a cancelled stream counts, at most.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a user may make no room for what there is to send.
+/// What a user has to keep to. An open connection keeps to other terms from its next stream on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stalled {
-    pub(super) body: Duration,
-    /// Of gRPC, whose streams may be still for as long as nothing happens that they tell of.
-    pub(super) grpc: Duration,
+pub(super) struct Terms {
+    /// How long a connection may be without a stream.
+    pub(super) idle: Duration,
+    /// How long a user may make no room for what there is to send.
+    pub(super) stalled: Duration,
+    /// The same of gRPC, whose streams may be still for as long as nothing happens that they tell of.
+    pub(super) stalled_grpc: Duration,
+    /// How many streams a user may cancel in [`CANCELLED_WITHIN`].
+    pub(super) cancelled: usize,
 }
 
 /// The streams of one connection.
@@ -47,20 +52,19 @@ struct Inner {
     last: Rc<Cell<Instant>>,
     /// Streams that the user cancelled before they were answered, and since when they are counted.
     cancelled: Cell<(Instant, usize)>,
-    allowed: usize,
+    terms: Rc<Cell<Terms>>,
     /// Of whoever waits for the user to have cancelled too many.
     waiting: RefCell<Option<Waker>>,
 }
 
 impl Streams {
-    /// A user may cancel so many streams in [`CANCELLED_WITHIN`].
-    pub(super) fn new(allowed: usize) -> Self {
+    pub(super) fn new(terms: Rc<Cell<Terms>>) -> Self {
         let inner = Inner {
             open: Cell::new(0),
             unwaited: Cell::new(0),
             last: Rc::new(Cell::new(Instant::now())),
             cancelled: Cell::new((Instant::now(), 0)),
-            allowed,
+            terms,
             waiting: RefCell::default(),
         };
         Self { inner: Rc::new(inner) }
@@ -77,21 +81,28 @@ impl Streams {
         open == 0 || open > self.inner.unwaited.get()
     }
 
-    /// Resolves when there was no stream for so long.
-    pub(super) async fn idle_for(&self, limit: Duration) {
-        loop {
+    /// Resolves when there was no stream for so many times as long as there may be none.
+    pub(super) async fn idle(&self, times: u32) {
+        let until = || {
             let since = if self.inner.open.get() == 0 { self.inner.last.get() } else { Instant::now() };
-            if since.elapsed() >= limit {
-                return;
+            since + self.inner.terms.get().idle.saturating_mul(times)
+        };
+        let mut alarm = Alarm::new(until());
+        poll_fn(|cx| {
+            // Other terms may hold since it was set.
+            while until() > Instant::now() {
+                alarm.set(until());
+                ready!(alarm.poll(cx));
             }
-            sleep_until(since + limit).await;
-        }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Resolves when the user has cancelled too many.
     pub(super) async fn abused(&self) {
         poll_fn(|cx| {
-            if self.inner.cancelled.get().1 > self.inner.allowed {
+            if self.inner.cancelled.get().1 > self.inner.terms.get().cancelled {
                 return Poll::Ready(());
             }
             *self.inner.waiting.borrow_mut() = Some(cx.waker().clone());
@@ -131,7 +142,7 @@ impl Drop for Stream {
         let (since, count) = streams.cancelled.get();
         let cancelled = if now - since < CANCELLED_WITHIN { (since, count + 1) } else { (now, 1) };
         streams.cancelled.set(cancelled);
-        if cancelled.1 > streams.allowed
+        if cancelled.1 > streams.terms.get().cancelled
             && let Some(waiting) = streams.waiting.borrow_mut().take()
         {
             waiting.wake();
@@ -144,12 +155,11 @@ pub(super) struct Adapter<S> {
     service: RefCell<S>,
     streams: Streams,
     executor: LocalExecutor,
-    stalled: Stalled,
 }
 
 impl<S> Adapter<S> {
-    pub(super) fn new(service: S, streams: Streams, executor: LocalExecutor, stalled: Stalled) -> Self {
-        Self { service: RefCell::new(service), streams, executor, stalled }
+    pub(super) fn new(service: S, streams: Streams, executor: LocalExecutor) -> Self {
+        Self { service: RefCell::new(service), streams, executor }
     }
 }
 
@@ -166,7 +176,8 @@ where
         streams.open.set(streams.open.get() + 1);
         let (waits_for_user, moved) = (Cell::new(false), Cell::new(0));
         let (answered, unwaited) = (Cell::new(false), Cell::new(false));
-        let stalled = if is_grpc(request.headers()) { self.stalled.grpc } else { self.stalled.body };
+        let terms = streams.terms.get();
+        let stalled = if is_grpc(request.headers()) { terms.stalled_grpc } else { terms.stalled };
         let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, unwaited, stalled });
         // hyper makes a task of the stream right after this.
         self.executor.next.set(Some(stream.clone()));
@@ -296,6 +307,11 @@ mod tests {
 
     use super::*;
 
+    fn terms(cancelled: usize) -> Rc<Cell<Terms>> {
+        let long = Duration::from_secs(3600);
+        Rc::new(Cell::new(Terms { idle: long, stalled: long, stalled_grpc: long, cancelled }))
+    }
+
     /// Begins so many streams and ends them, answered or not.
     fn end(streams: &Streams, count: usize, answered: bool) {
         for _ in 0..count {
@@ -318,7 +334,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn http_41_cancelled_streams_count_for_ten_seconds() {
-        let streams = Streams::new(5);
+        let streams = Streams::new(terms(5));
         for _ in 0..10 {
             end(&streams, 5, false);
             end(&streams, 100, true);
@@ -334,7 +350,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn http_41_whoever_waits_for_abuse_is_woken() {
-        let streams = Streams::new(2);
+        let streams = Streams::new(terms(2));
         let local = tokio::task::LocalSet::new();
         let waiting = streams.clone();
         let waits = local.spawn_local(async move { waiting.abused().await });

@@ -5,6 +5,7 @@
 
 mod choice;
 mod keys;
+mod open_http2;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,6 +33,7 @@ pub fn trials() -> Vec<Trial> {
     ];
     trials.extend(keys::trials());
     trials.extend(choice::trials());
+    trials.extend(open_http2::trials());
     trials
 }
 

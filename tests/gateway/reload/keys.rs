@@ -10,7 +10,8 @@ use libtest_mimic::Trial;
 use super::{QUICK, start};
 use crate::support::tls::{Pair, client, handshake, shown};
 use crate::support::{
-    Apiserver, Reply, Stub, connect, eventually, exchange, get, pause, read_reply, request, trials,
+    Apiserver, EventStream, Reply, Stub, connect, eventually, exchange, get, pause, read_reply, request,
+    trials, within,
 };
 
 /// Keys that hold as soon as the file is read again. The sections say who shows it.
@@ -35,7 +36,7 @@ pub const RELOADED: &[&str] = &[
     "gateway.balance", "gateway.upstream_protocol", "gateway.retry_budget.percent", "gateway.retry_budget.per_second",
     "timeouts.resolved", "timeouts.connect", "timeouts.response_head", "timeouts.expect_continue", "timeouts.idle_body",
     "timeouts.idle_tunnel", "timeouts.pool_idle", "timeouts.upstream_ping", "timeouts.unacknowledged",
-    // server::Settings, as a whole: another_limit_holds_for_the_next_head_of_an_open_connection
+    // server::Settings, as a whole: another_limit_holds_for_the_next_head_of_an_open_connection, open_http2
     "timeouts.request_head", "timeouts.linger", "timeouts.drain", "timeouts.drain_idle", "timeouts.lame_duck",
     "limits.head_bytes", "limits.headers", "limits.linger_bytes", "limits.body_buffer", "limits.cancelled_streams",
     "limits.pool", "limits.in_flight", "limits.h2c_connections",
@@ -69,6 +70,7 @@ pub fn trials() -> Vec<Trial> {
         fewer_requests_are_taken_at_once,
         who_is_trusted_changes_on_open_connections,
         who_may_read_the_admin_paths_changes_at_once,
+        whoever_watches_the_page_is_sent_away_when_others_may_read_it,
         another_certificate_is_shown_and_none,
         another_nsqd_is_read_and_nobody_is_frozen_or_evicted,
         another_topic_is_read_and_nobody_is_frozen_or_evicted,
@@ -284,6 +286,20 @@ fn who_may_read_the_admin_paths_changes_at_once() {
     gateway.write_config(QUICK);
     eventually("the answer", || (get(gateway.listen, "/healthz").status == 200).then_some(()));
     assert_eq!(kept.ask("/metrics", &[]).status, 200);
+}
+
+fn whoever_watches_the_page_is_sent_away_when_others_may_read_it() {
+    let gateway = start("");
+    let mut page = EventStream::open(gateway.listen, "/dataservers");
+    assert!(page.next().is_some());
+    gateway.write_config(&format!("{QUICK}gateway: {{admin_allow: [10.0.0.0/8]}}\n"));
+    within(Duration::from_secs(20), "the end of the stream", || page.next().is_none().then_some(()));
+    gateway.write_config(&format!("{QUICK}gateway: {{admin_allow: [loopback]}}\n"));
+    eventually("the answer", || (get(gateway.listen, "/healthz").status == 200).then_some(()));
+    let mut page = EventStream::open(gateway.listen, "/dataservers");
+    gateway.change_to("gateway: {admin_allow: [loopback]}\nregistry: {ttl: 1h}\n");
+    // Another change sends nobody away.
+    page.wait_for("another TTL", |_, data| (data["set"]["ttl"] == 3_600_000).then_some(()));
 }
 
 fn another_certificate_is_shown_and_none() {
