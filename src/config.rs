@@ -121,18 +121,19 @@ impl Config {
         Self::load_with(path, |config, faults| config.nsq.check_files(faults))
     }
 
-    /// Where the gateway with this config file listens, for whoever asks how it is. Faults of other keys do not matter:
-    /// a gateway that runs goes on with the config that it has.
-    ///
-    /// # Errors
-    /// As [`Config::load`], with the faults of these keys and of the file as a whole.
-    pub fn load_listeners(path: &Path) -> Result<Gateway, Faults> {
+    /// Where the gateway with this config file listens, for whoever asks how it is, and what is wrong with what says so. A
+    /// gateway that runs goes on with the config that it has, so a key that cannot be read is taken to be left out, and faults
+    /// of other keys do not matter.
+    pub fn load_listeners(path: &Path) -> (Gateway, Result<(), Faults>) {
         const KEYS: [&str; 4] =
             ["gateway.listen", "gateway.admin_listen", "gateway.tls", "gateway.proxy_protocol"];
-        let yaml = read_file(path)?;
+        let yaml = match read_file(path) {
+            Ok(yaml) => yaml,
+            Err(faults) => return (Self::default().gateway, Err(faults)),
+        };
         let (config, mut faults) = Self::parse(&yaml);
         faults.retain(|fault| fault.path.is_empty() || KEYS.iter().any(|key| fault.path.starts_with(key)));
-        Faults::none_or(faults, &yaml).map(|()| config.gateway)
+        (config.gateway, Faults::none_or(faults, &yaml))
     }
 
     fn load_with(path: &Path, check: impl Fn(&Self, &mut Vec<Fault>)) -> Result<Self, Faults> {

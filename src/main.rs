@@ -127,14 +127,18 @@ fn check(named: Option<&Path>, config: &Config) -> ExitCode {
 impl Health {
     fn ask(self, named: Option<&Path>) -> ExitCode {
         let path = if self.ready { "/readyz" } else { "/healthz" };
-        let listener = match (&self.addr, Config::file(named)) {
-            (Some(addr), _) => Listener::at(addr),
-            (None, None) => Listener::of(&Config::default().gateway),
-            (None, Some(file)) => match Config::load_listeners(file) {
-                Ok(gateway) => Listener::of(&gateway),
-                Err(faults) => return cli::bad_config(file, &faults),
-            },
+        let ask = |listener: Listener| cli::answer(listener.ask(path, self.timeout));
+        let Some(file) = Config::file(named).filter(|_| self.addr.is_none()) else {
+            return ask(self
+                .addr
+                .as_ref()
+                .map_or_else(|| Listener::of(&Config::default().gateway), Listener::at));
         };
-        cli::answer(listener.ask(path, self.timeout))
+        let (gateway, sound) = Config::load_listeners(file);
+        let answer = ask(Listener::of(&gateway));
+        let Err(faults) = sound else { return answer };
+        let bad_config = cli::bad_config(file, &faults);
+        // It runs with the config that it has, however the file was changed since.
+        if answer == ExitCode::SUCCESS { answer } else { bad_config }
     }
 }

@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         a_client_that_may_not_ask_hears_so,
         nobody_there_and_nobody_answering_are_told_apart,
         a_fault_elsewhere_in_the_file_does_not_matter,
+        a_gateway_whose_file_was_broken_is_well_where_it_is_found,
         any_http_server_can_be_asked,
     ]
 }
@@ -108,9 +109,24 @@ fn a_fault_elsewhere_in_the_file_does_not_matter() {
     let gateway = Apiserver::start("");
     let file = listens(gateway.listen, ", workers: many") + "registry: {ttl: long}\nno_section: 1\n";
     is_well(&health(&file, &[]));
-    is_not(&health("gateway: {listen: 9000}", &[]), 78, "gateway.listen: 9000 is not HOST:PORT");
-    is_not(&health("gateway: {listen", &[]), 78, "is not YAML");
-    is_not(&ask(Path::new("no/such/file"), &[]), 78, "cannot be read");
+}
+
+/// It goes on with the config that it has: a file that was broken since is no reason to restart it, into the fault.
+fn a_gateway_whose_file_was_broken_is_well_where_it_is_found() {
+    let fault = "gateway.listen: 9000 is not HOST:PORT";
+    let file = |admin: SocketAddr| format!("gateway: {{listen: 9000, admin_listen: '{admin}'}}");
+    let gateway = Apiserver::start("gateway: {admin_listen: '127.0.0.1:0'}");
+    let output = health(&file(gateway.admin.unwrap()), &[]);
+    is_well(&output);
+    assert!(String::from_utf8_lossy(&output.stderr).contains(fault), "{output:?}");
+    is_not(&health(&file(Stub::refusing()), &[]), 78, fault);
+    // Where nothing can be read the defaults hold, and whoever listens there on this machine is none of ours.
+    for (output, fault) in [
+        (health("gateway: {listen", &[]), "is not YAML"),
+        (ask(Path::new("no/such/file"), &[]), "cannot be read"),
+    ] {
+        assert!(String::from_utf8_lossy(&output.stderr).contains(fault), "{output:?}");
+    }
 }
 
 fn any_http_server_can_be_asked() {
