@@ -65,6 +65,11 @@ function buildTable(onOpen) {
   $('pager-back').addEventListener('click', () => turn(-1));
   $('pager-on').addEventListener('click', () => turn(1));
   const rows = $('rows');
+  const whole = rows.closest('table');
+  const scroll = whole.parentElement;
+  const room = new ResizeObserver(() => scroll.classList.toggle('fits', whole.offsetWidth <= scroll.clientWidth));
+  room.observe(scroll);
+  room.observe(whole);
   rows.addEventListener('pointerenter', () => { table.pointed = true; });
   rows.addEventListener('pointerleave', () => { table.pointed = false; });
   rows.addEventListener('click', (event) => {

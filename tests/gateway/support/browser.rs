@@ -135,6 +135,12 @@ impl Browser {
         );
     }
 
+    /// Gives the window another size.
+    #[track_caller]
+    pub fn resize(&self, width: u32, height: u32) {
+        self.ask("POST", "/window/rect", &json!({"width": width, "height": height}));
+    }
+
     /// What the console has got since this was asked last: also what the page's policy has forbidden.
     #[track_caller]
     pub fn console(&self) -> Vec<String> {
