@@ -8,8 +8,8 @@ use crate::findings::{Drilled, Finding, finding, grouped, needs, none};
 use crate::fleet::{Fleet, TTL, real_nsq};
 use crate::load::{Answers, Load};
 use crate::support::frames::{Frames, GET, kind};
-use crate::support::{Process, pause, tools, within};
-use crate::witness::{publish, unread};
+use crate::support::{Apiserver, Process, pause, tools, within};
+use crate::witness::{Beats, Manner, Witness, publish, unread};
 
 /// How long the users are watched before each time that something happens to them.
 const CALM: Duration = Duration::from_millis(1500);
@@ -78,6 +78,70 @@ pub fn a_flood_of_100_000_addresses() -> Drilled {
     ])
 }
 
+/// 10,000 dataservers that come 500 at a time, get requests, and leave. All of them are this process.
+pub fn ten_thousand_come_and_go() -> Drilled {
+    const AT_ONCE: u32 = 500;
+    // Whoever left is in the metrics for five minutes more.
+    const FORGOTTEN: Duration = Duration::from_secs(6 * 60);
+    let all = Witness::anywhere(Manner::Answer);
+    let gateway = Apiserver::start("registry: {ttl: 2500ms, join_rate: 100000, trusted_joins: 100000}\n");
+    let [nsqd, nsqd_http, _] = gateway.nsq.unwrap();
+    let fleet = Fleet::of(gateway, 3, format!("common: {{heart_beat_time: 1, nsqd: ['{nsqd}']}}\n"));
+    let lines = || fleet.gateway.metrics().lines().count();
+    let upstreams = || fleet.gateway.metrics().matches("gateway_upstream_requests_total{").count();
+    let load = Load::quick_gets(fleet.gateway.listen, 2_000);
+    load.go_on_for(1_000);
+    let (memory, before) = (Memory::of(&fleet), lines());
+    let mut most = 0;
+    for wave in 0..10_000 / AT_ONCE {
+        let addr = |n: u32| format!("127.{}.{}.{}:{}", 2 + wave, n / 200, 1 + n % 200, all.addr.port());
+        let beats = Beats::of((0..AT_ONCE).map(addr).collect(), nsqd_http);
+        let live = || fleet.gateway.metric("gateway_dataservers{state=\"live\"}");
+        within(Duration::from_secs(30), "them to join", || (live() >= f64::from(AT_ONCE)).then_some(()));
+        load.go_on_for(3_000);
+        most = most.max(upstreams());
+        drop(beats);
+        publish(nsqd_http, "mpub", goodbyes((0..AT_ONCE).map(addr)).as_bytes()).unwrap();
+        within(Duration::from_secs(30), "them to leave", || (live() <= 3.0).then_some(()));
+    }
+    let answers = load.stop();
+    let grown = memory.grown();
+    let forgotten = Instant::now();
+    let mut after = lines();
+    while after > before + 50 && forgotten.elapsed() < FORGOTTEN {
+        pause(Duration::from_secs(5));
+        after = lines();
+    }
+    Ok(vec![
+        answers.none_failed(),
+        finding(format!("{} of 10,000 in the metrics at most", grouped(most)), most <= 10_003),
+        finding(format!("+{grown:.1} MiB (≤ 64)"), grown <= 64.0),
+        finding(format!("{before} metric lines before, {after} after"), after <= before + 50),
+    ])
+}
+
+/// What says of each that it is down.
+fn goodbyes(addrs: impl Iterator<Item = String>) -> String {
+    let goodbye = |addr| format!(r#"{{"addr":"{addr}","id":"one","seq":1000000,"state":"down"}}"#);
+    addrs.map(goodbye).collect::<Vec<_>>().join("\n")
+}
+
+/// Requests, joins and evictions, and nobody who asks for the metrics.
+pub fn nobody_scrapes() -> Drilled {
+    let mut fleet = Fleet::start(3, "");
+    let load = Load::quick_gets(fleet.gateway.listen, 2_000);
+    load.go_on_for(10_000);
+    let memory = Memory::of(&fleet);
+    for _ in 0..3 {
+        load.go_on_for(5_000);
+        fleet.restart(0);
+        load.go_on_for(5_000);
+    }
+    let grown = memory.grown();
+    let answers = load.stop();
+    Ok(vec![answers.none_failed(), finding(format!("+{grown:.1} MiB (≤ 4)"), grown <= 4.0)])
+}
+
 /// The sum of all series that begin like this.
 fn sum(metrics: &str, prefix: &str) -> f64 {
     let series = metrics.lines().filter(|line| line.starts_with(prefix));
@@ -102,7 +166,7 @@ impl Memory {
 
     /// How much larger the peak is than what it had, in MiB.
     fn grown(&self) -> f64 {
-        peak(&self.status) - self.before
+        (peak(&self.status) - self.before).max(0.0)
     }
 }
 

@@ -236,6 +236,7 @@ pub const ROWS: &[Row] = &[
         "capacity holds, the real ones stay; memory (64 MiB) and metric series bounded; p99 ≤ 2 ×",
         &[
             drill!(crowd::a_flood_of_100_000_addresses),
+            drill!(crowd::ten_thousand_come_and_go, 900, true),
             test("faults_19_a_request_passes_over_a_crowd_that_refuses_it"),
             test("faults_19_of_a_crowd_each_has_to_pass_a_probe_first"),
             test("faults_19_a_flood_does_not_make_room_for_more_ejections"),
@@ -270,7 +271,7 @@ pub const ROWS: &[Row] = &[
             test("faults_23_a_connection_that_the_gateway_had_no_room_for_is_nobodys_fault"),
         ],
     ),
-    row(24, "nobody scrapes /metrics for an hour", "memory stays flat", &[]),
+    row(24, "nobody scrapes /metrics for an hour", "memory stays flat", &[drill!(crowd::nobody_scrapes)]),
     row(
         25,
         "the config is broken, emptied, half-written, replaced, a symlink swapped",

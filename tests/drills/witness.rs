@@ -42,7 +42,16 @@ struct Inner {
 
 impl Witness {
     pub fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0", manner)
+    }
+
+    /// At one port of every address of this machine.
+    pub fn anywhere(manner: Manner) -> Self {
+        Self::at("0.0.0.0:0", manner)
+    }
+
+    fn at(listen: &str, manner: Manner) -> Self {
+        let listener = TcpListener::bind(listen).unwrap();
         let addr = listener.local_addr().unwrap();
         let inner = Arc::new(Inner {
             addr,
