@@ -14,6 +14,7 @@ pub fn trials() -> Vec<Trial> {
         the_config_reference_is_the_defaults,
         the_config_reference_has_every_key,
         every_metric_is_documented_and_every_documented_one_exists,
+        every_event_is_documented_and_every_documented_one_exists,
         every_alert_has_a_runbook_and_every_runbook_an_alert,
         every_link_leads_somewhere,
         every_document_can_be_reached_from_the_readme,
@@ -68,6 +69,52 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     assert!(there_are.len() > 20, "{there_are:?}");
     let document = read("docs/metrics.md");
     let documented: BTreeSet<_> = metrics_in(&document).into_iter().map(str::to_owned).collect();
+    assert_eq!(there_are, documented);
+}
+
+/// The events of a source file from INFO on, as the document has them: level and message.
+fn events_in(source: &str) -> Vec<(String, String)> {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let mut found = Vec::new();
+    for level in ["info", "warn", "error"] {
+        for (at, begun) in source.match_indices(&format!("{level}!(")) {
+            if source[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
+                continue;
+            }
+            let (_, rest) = source[at + begun.len()..].split_once('"').expect("an event that says nothing");
+            let mut end = 0;
+            while !rest[end..].starts_with('"') {
+                end += if rest[end..].starts_with('\\') {
+                    2
+                } else {
+                    rest[end..].chars().next().unwrap().len_utf8()
+                };
+            }
+            found.push((level.to_uppercase(), as_documented(&rest[..end])));
+        }
+    }
+    found
+}
+
+/// A message as it is in the source, its placeholders as `…`.
+fn as_documented(literal: &str) -> String {
+    let lines: Vec<_> = literal.split("\\\n").map(str::trim_start).collect();
+    let mut pieces = Vec::new();
+    for piece in lines.concat().split('{') {
+        pieces.push(piece.split_once('}').map_or(piece, |(_, after)| after).to_owned());
+    }
+    pieces.join("…")
+}
+
+fn every_event_is_documented_and_every_documented_one_exists() {
+    let files = sources("src").into_iter().filter(|file| !file.to_string_lossy().contains("tests"));
+    let there_are: BTreeSet<_> = files.flat_map(|file| events_in(&read(file))).collect();
+    assert!(there_are.len() > 60, "{there_are:?}");
+    let document = read("docs/logs.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let rows = rows.filter(|(level, _)| ["INFO", "WARN", "ERROR"].contains(level));
+    let documented: BTreeSet<_> =
+        rows.map(|(level, rest)| (level.to_owned(), rest.split(" | ").next().unwrap().to_owned())).collect();
     assert_eq!(there_are, documented);
 }
 
