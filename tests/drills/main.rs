@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_types)]
 
 mod broker;
+mod chaos;
 mod crowd;
 mod dataservers;
 mod findings;

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 
 use crate::findings::Drilled;
 use crate::support::{tools, trials};
-use crate::{broker, crowd, dataservers, leaving, machine, network, reload, start};
+use crate::{broker, chaos, crowd, dataservers, leaving, machine, network, reload, start};
 
 /// A fault and its promise.
 pub struct Row {
@@ -64,7 +64,7 @@ const fn test(name: &'static str) -> Proof {
 }
 
 /// How many rows there are.
-const COUNT: usize = 35;
+const COUNT: usize = 36;
 
 pub const ROWS: &[Row] = &[
     row(
@@ -363,6 +363,12 @@ pub const ROWS: &[Row] = &[
             drill!(start::start_with_a_snapshot),
             test("faults_35_the_first_200_comes_within_one_heartbeat_interval"),
         ],
+    ),
+    row(
+        36,
+        "of 1, 12, 22, 25 and 27 whatever chance brings, for a minute",
+        "0/N; a POST fails only where its dataserver was killed under it",
+        &[drill!(chaos::everything_at_once, long)],
     ),
 ];
 
