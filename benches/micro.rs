@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use http::Request;
 use http_body_util::{BodyExt, Empty};
 use nsq_gateway::addr::{Addr, Dialable, OwnListeners};
 use nsq_gateway::config::Config;
 use nsq_gateway::heartbeat::Heartbeat;
 use nsq_gateway::http1::{self, HeadRules, Limits, Scratch};
+use nsq_gateway::message::Request;
 use nsq_gateway::metrics::Metrics;
 use nsq_gateway::presence::Phase;
 use nsq_gateway::protocol::Protocol;
@@ -204,11 +204,12 @@ async fn users_heads(request: &[u8], times: u64) {
 async fn dataservers_heads(answer: &[u8], times: u64) {
     let io = Repeated::new(answer, times, true);
     let client = http1::Client::new(io, Rc::new(Scratch::new(65_536)));
-    let builder = Request::get("/a/path?query=1").header("host", "example.org");
-    let mut request = builder.header("user-agent", "a browser").body(Empty::<Bytes>::new()).unwrap();
+    let builder = http::Request::get("/a/path?query=1").header("host", "example.org");
+    let request = builder.header("user-agent", "a browser").body(Empty::<Bytes>::new()).unwrap();
+    let mut request = Request::from(request);
     for _ in 0..times {
         let answer = client.exchange(&mut request, HEAD_LIMITS, Duration::ZERO).await.ok().unwrap();
-        answer.into_body().collect().await.unwrap();
+        answer.into_parts().1.collect().await.unwrap();
     }
 }
 

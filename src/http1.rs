@@ -18,7 +18,6 @@ mod connection;
 mod head;
 mod output;
 mod response;
-mod spare;
 mod transport;
 mod wire;
 
@@ -27,7 +26,6 @@ pub use client::{Answer, Client, Error, Failed};
 pub use connection::{Connection, Ending, HeadRules, serve};
 pub use head::{Limits, Refusal};
 pub use response::Malformed;
-pub use spare::recycle;
 pub use wire::{Io, Scratch};
 
 /// Among the extensions of an answer: it ends when the gateway does, so that the end is not to wait for it.

@@ -23,7 +23,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::{Instant, timeout_at};
@@ -35,6 +34,7 @@ use crate::config::{self, Config};
 use crate::current::Current;
 use crate::http1::Scratch;
 use crate::lines::Lines;
+use crate::message::{Request, Response};
 use crate::metrics::Metrics;
 use crate::registry::{Reader, Registry};
 

@@ -19,7 +19,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{Request, Response};
 use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SetOnce};
@@ -30,6 +29,7 @@ use tower::Service;
 
 use crate::addr::Networks;
 use crate::config::{Limits, Timeouts};
+use crate::message::{Request, Response};
 use crate::metrics::Worker;
 use crate::proxy::{Body, Client, Incoming};
 use crate::tls::Identity;

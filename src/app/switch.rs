@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 
 use crate::admin::Admin;
+use crate::message::{Request, Response};
 use crate::problem::problem;
 use crate::proxy::{self, Body, Incoming};
 
@@ -45,7 +45,7 @@ impl Service<Request<Incoming>> for AdminOnly {
 
     fn call(&mut self, request: Request<Incoming>) -> AdminFuture {
         // Nothing there takes a body, and a user's belongs to this thread.
-        let request = request.map(|_| axum::body::Body::empty());
+        let request = request.map(|_| axum::body::Body::empty()).into();
         let answer = self.admin.clone().answer(self.client, request);
         AdminFuture { answer: AbortOnDropHandle::new(self.control.spawn(answer)) }
     }
@@ -53,7 +53,7 @@ impl Service<Request<Incoming>> for AdminOnly {
 
 /// An answer that is being made on the control runtime.
 pub(super) struct AdminFuture {
-    answer: AbortOnDropHandle<Response<axum::body::Body>>,
+    answer: AbortOnDropHandle<http::Response<axum::body::Body>>,
 }
 
 impl Future for AdminFuture {
@@ -63,12 +63,13 @@ impl Future for AdminFuture {
         Poll::Ready(Ok(match ready!(Pin::new(&mut self.answer).poll(cx)) {
             Ok(answer) => {
                 use http_body_util::BodyExt;
-                answer.map(|body| Body::boxed(body.map_err(Into::into)))
+                Response::from(answer).map(|body| Body::boxed(body.map_err(Into::into)))
             }
             Err(error) => {
                 tracing::error!(%error, "an admin request failed");
                 let status = http::StatusCode::INTERNAL_SERVER_ERROR;
-                problem(status, "Internal error", "the admin API failed").map(Body::from_bytes)
+                Response::from(problem(status, "Internal error", "the admin API failed"))
+                    .map(Body::from_bytes)
             }
         }))
     }

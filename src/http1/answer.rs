@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 
 use super::head::{Head, content_length, options};
 use super::output::{Framing, write_field};
+use crate::message::ResponseHead;
 
 /// What of a request its answer depends on.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ pub(super) struct Written {
 /// # Errors
 /// When the answer contradicts itself.
 pub(super) fn write_head(
-    parts: &Parts,
+    parts: &ResponseHead,
     length: Option<u64>,
     asked: Asked,
     out: &mut Vec<u8>,
@@ -64,7 +64,7 @@ pub(super) fn write_head(
     }
     out.extend_from_slice(b"\r\n");
     let (mut said, mut closes, mut has_date) = (None, false, false);
-    for (name, value) in &parts.headers {
+    for (name, value) in parts.headers.iter() {
         match *name {
             header::CONNECTION => closes |= wants_close(value.as_bytes()),
             header::TRANSFER_ENCODING => {}
@@ -154,7 +154,7 @@ fn write_date(out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use http::Response;
+    use crate::message::Response;
 
     use super::*;
 
@@ -162,13 +162,13 @@ mod tests {
         Asked { version: Version::HTTP_11, is_head: false, takes_trailers: false, keep_alive: true };
 
     fn write(status: u16, fields: &[(&str, &str)], length: Option<u64>, asked: Asked) -> (String, Written) {
-        let mut response = Response::builder().status(status).header("date", "now");
+        let mut response = http::Response::builder().status(status).header("date", "now");
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
         let mut out = Vec::new();
-        let written =
-            write_head(&response.body(()).unwrap().into_parts().0, length, asked, &mut out).unwrap();
+        let response = Response::from(response.body(()).unwrap());
+        let written = write_head(&response.into_parts().0, length, asked, &mut out).unwrap();
         (String::from_utf8(out).unwrap(), written)
     }
 
@@ -217,8 +217,9 @@ mod tests {
 
     #[test]
     fn an_answer_that_contradicts_itself_is_not_begun() {
-        let parts = Response::builder().header("content-length", "5").body(()).unwrap().into_parts().0;
-        assert!(write_head(&parts, Some(4), ASKED, &mut Vec::new()).is_err());
+        let mut head = ResponseHead::default();
+        head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(5));
+        assert!(write_head(&head, Some(4), ASKED, &mut Vec::new()).is_err());
     }
 
     #[test]

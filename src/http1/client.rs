@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 use tokio::task::coop::has_budget_remaining;
@@ -22,6 +22,7 @@ use super::output::{BadBody, Framing, Output, write_field};
 use super::response::{Head, Malformed, parse};
 use super::wire::{Ahead, Io, ReadError, Scratch, Wire};
 use crate::alarm::Alarm;
+use crate::message::{Request, Response};
 
 /// Bytes that most heads of requests have room in.
 const HEAD_CAPACITY: usize = 512;
@@ -337,7 +338,7 @@ fn write_head<B: Body>(request: &Request<B>) -> Option<(Output, bool)> {
     head.extend_from_slice(target.as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
     let (mut said, mut expects) = (None, false);
-    for (name, value) in request.headers() {
+    for (name, value) in request.headers().iter() {
         match *name {
             header::TRANSFER_ENCODING => continue,
             header::CONTENT_LENGTH => said = said.or_else(|| content_length(value.as_bytes())),
@@ -403,7 +404,8 @@ mod tests {
             let frames = [Frame::data(Bytes::from(data)), Frame::trailers(trailers.clone())];
             let frames =
                 frames.into_iter().filter(|frame| frame.data_ref().is_none_or(|data| !data.is_empty()));
-            let mut request = Request::post("/").body(Frames(frames.collect())).unwrap();
+            let request = http::Request::post("/").body(Frames(frames.collect())).unwrap();
+            let mut request = Request::from(request);
             let (io, server) = tokio::io::duplex(1024);
             drop(server); // nothing can be written
             let client = Client::new(io, Rc::new(Scratch::new(1024)));

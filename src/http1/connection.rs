@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode, Version};
+use http::{StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -17,10 +17,10 @@ use super::answer::{Asked, Written, write_head};
 use super::body::{Decoder, Incoming};
 use super::head::{Head, Limits, Refusal, parse};
 use super::output::{Framing, Output};
-use super::spare::recycle;
 use super::transport::Transport;
 use super::wire::{Io, ReadError, Scratch};
 use crate::alarm::Alarm;
+use crate::message::{Request, Response};
 
 /// Bytes that most heads of answers have room in, with a small body behind them.
 const HEAD_CAPACITY: usize = 1024;
@@ -208,7 +208,7 @@ async fn exchange<IO: Io, B: Body<Data = Bytes>>(
     let written = write_head(&parts, body.size_hint().exact(), asked, &mut head);
     let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };
     let status = parts.status;
-    recycle(parts.headers);
+    parts.recycle();
     let mut output = Output::new(head, framing, asked.takes_trailers);
     let mut body = pin!(body);
     let mut broken = false;

@@ -3,12 +3,11 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::request::{Parts, Request};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::body::Length;
-use super::spare;
+use crate::message::RequestHead;
 
 /// Fields that a head can have without memory for them being asked for.
 pub(super) const FIELDS_ON_STACK: usize = 100;
@@ -112,7 +111,7 @@ impl Refusal {
 
 /// A head, and what it says of the message.
 pub(super) struct Head {
-    pub(super) parts: Parts,
+    pub(super) parts: Box<RequestHead>,
     pub(super) body: Length,
     /// Bytes of the head.
     pub(super) bytes: usize,
@@ -151,7 +150,7 @@ fn parse_into<'b>(
     let copy = Bytes::copy_from_slice(bytes.get(..parsed).unwrap_or_default());
     let slice = |part: &[u8]| copy.slice_ref(copy_of(&copy, bytes, part));
 
-    let (mut parts, ()) = Request::new(()).into_parts();
+    let mut parts = RequestHead::spare();
     let method = request.method.ok_or(Refusal::RequestLine)?;
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::RequestLine)?;
     let target = request.path.ok_or(Refusal::RequestLine)?;
@@ -160,19 +159,18 @@ fn parse_into<'b>(
     }
     parts.uri = Uri::from_maybe_shared(slice(target.as_bytes())).map_err(|_| Refusal::Target)?;
     if parts.method == Method::OPTIONS && parts.uri.authority().is_some() && is_only_a_host(target) {
-        parts.uri = about_the_host(parts.uri)?;
+        parts.uri = about_the_host(std::mem::take(&mut parts.uri))?;
     }
     parts.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
 
     let mut says = Says::default();
-    let mut headers = spare::headers(request.headers.len() + ADDED_FIELDS);
+    parts.headers.reserve(request.headers.len() + ADDED_FIELDS);
     for field in request.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Refusal::FieldName)?;
         let value = HeaderValue::from_maybe_shared(slice(field.value)).map_err(|_| Refusal::FieldValue)?;
         says.hear(&name, value.as_bytes())?;
-        headers.append(name, value);
+        parts.headers.append(name, value);
     }
-    parts.headers = headers;
     let body = says.length(parts.version)?;
     Ok(Some(Head {
         body,
@@ -306,7 +304,7 @@ mod tests {
     fn a_head_is_read_to_its_end_and_no_further() {
         let head = head("a: 1\r\nA:\t2 \r\n");
         assert_eq!((head.parts.method, head.parts.uri.to_string()), (Method::POST, "/a?b".to_owned()));
-        assert_eq!(head.parts.headers.get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(head.parts.headers.get_all("a").collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(head.bytes, "POST /a?b HTTP/1.1\r\nhost: x\r\na: 1\r\nA:\t2 \r\n\r\n".len());
         assert!(head.keep_alive && head.body == Length::Known(0));
     }
@@ -424,7 +422,7 @@ mod tests {
                     prop_assert_eq!(head.parts.headers.len(), fields.len());
                     for (name, value) in &fields {
                         let trimmed = value.trim_matches([' ', '\t']);
-                        prop_assert!(head.parts.headers.get_all(*name).iter().any(|value| value == trimmed));
+                        prop_assert!(head.parts.headers.get_all(*name).any(|value| value == trimmed));
                     }
                 }
                 (Err(_), None) => {}
@@ -443,7 +441,7 @@ mod tests {
         ]) {
             if let Ok(Some(head)) = parse(bytes.as_bytes(), LIMITS) {
                 let mut again = format!("{} {} HTTP/1.1\r\n", head.parts.method, head.parts.uri).into_bytes();
-                for (name, value) in &head.parts.headers {
+                for (name, value) in head.parts.headers.iter() {
                     again.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
                 }
                 again.extend_from_slice(b"\r\n");

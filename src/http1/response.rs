@@ -3,12 +3,11 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::response::{Parts, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::body::Length;
 use super::head::{ADDED_FIELDS, FIELDS_ON_STACK, Limits, content_length, copy_of, options};
-use super::spare;
+use crate::message::{Fields, ResponseHead};
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +32,7 @@ pub enum Malformed {
 /// A head, and what it says of the message.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) parts: Parts,
+    pub(super) parts: Box<ResponseHead>,
     pub(super) body: Length,
     /// Bytes of the head.
     pub(super) bytes: usize,
@@ -67,7 +66,7 @@ fn parse_into<'b>(
     };
     let copy = Bytes::copy_from_slice(bytes.get(..parsed).unwrap_or_default());
 
-    let (mut parts, ()) = Response::new(()).into_parts();
+    let mut parts = ResponseHead::spare();
     parts.status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
     parts.version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let reason = response.reason.unwrap_or_default();
@@ -76,15 +75,14 @@ fn parse_into<'b>(
         parts.extensions.insert(reason);
     }
     let mut says = Says::default();
-    let mut headers = spare::headers(response.headers.len() + ADDED_FIELDS);
+    parts.headers.reserve(response.headers.len() + ADDED_FIELDS);
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Head)?;
         let value = copy.slice_ref(copy_of(&copy, bytes, field.value));
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Head)?;
-        says.hear(&name, &value, &headers)?;
-        headers.append(name, value);
+        says.hear(&name, &value, &parts.headers)?;
+        parts.headers.append(name, value);
     }
-    parts.headers = headers;
     let body = says.length(&mut parts, method)?;
     let keep_alive =
         body != Length::UntilClose && !says.close && (parts.version == Version::HTTP_11 || says.keep_alive);
@@ -112,7 +110,7 @@ enum Said {
 
 impl Says {
     /// Takes in a field that comes after those of `before`.
-    fn hear(&mut self, name: &HeaderName, value: &HeaderValue, before: &HeaderMap) -> Result<(), Malformed> {
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue, before: &Fields) -> Result<(), Malformed> {
         match *name {
             header::CONTENT_LENGTH => {
                 self.content_length = Some(match (self.content_length, content_length(value.as_bytes())) {
@@ -144,7 +142,7 @@ impl Says {
     }
 
     /// Where the body ends. Of two fields that say so the one that counts is left.
-    fn length(&self, parts: &mut Parts, method: &Method) -> Result<Length, Malformed> {
+    fn length(&self, parts: &mut ResponseHead, method: &Method) -> Result<Length, Malformed> {
         if self.chunked {
             // Chunks win over a length (RFC 9112 §6.3); HTTP/1.0 has none.
             if self.content_length.is_some() {
@@ -236,8 +234,8 @@ mod tests {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
         let head = parse(answer, &Method::HEAD, LIMITS).unwrap().unwrap();
         assert_eq!(
-            (head.body, &head.parts.headers["content-length"]),
-            (Length::Known(0), &HeaderValue::from(5))
+            (head.body, head.parts.headers.get("content-length")),
+            (Length::Known(0), Some(&HeaderValue::from(5)))
         );
     }
 
@@ -299,7 +297,7 @@ mod tests {
                     prop_assert_eq!((head.body, head.bytes), (expected, whole.len()));
                     let both = head.parts.headers.contains_key(header::CONTENT_LENGTH)
                         && head.parts.headers.contains_key(header::TRANSFER_ENCODING);
-                    prop_assert!(!both && head.parts.headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1);
+                    prop_assert!(!both && head.parts.headers.get_all(header::CONTENT_LENGTH).count() <= 1);
                     prop_assert!(head.body != Length::UntilClose || !head.keep_alive);
                     for end in 0..whole.len() {
                         prop_assert!(matches!(parse(&whole.as_bytes()[..end], &method, LIMITS), Ok(None)));

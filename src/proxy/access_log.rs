@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use http::{Request, Response};
 use pin_project_lite::pin_project;
 use rand::Rng;
 use tower::Service;
@@ -23,6 +22,7 @@ use super::body::Body;
 use super::{Client, Incoming, Worker};
 use crate::config;
 use crate::lines::Lines;
+use crate::message::{Request, Response};
 
 pub(super) use entry::{Answering, Entry};
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::{Method, Response, header};
+use http::{Method, header};
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use super::headers::is_grpc;
 use super::pool::Upstream;
 use super::retry::{Attempt, Failed, Tried};
 use crate::config;
+use crate::message::Response;
 use crate::protocol::Protocol;
 
 /// An attempt and who is to take it.

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -20,6 +20,7 @@ use super::headers::ALLOW;
 use super::identify::RequestId;
 use crate::addr::Addr;
 use crate::http1;
+use crate::message::{Request, Response};
 use crate::problem::problem_with;
 use crate::registry::Failure;
 
@@ -140,7 +141,8 @@ impl Error {
     fn response_to(&self, id: Option<&str>) -> Response<Body> {
         let (status, title, token) = self.terms();
         let members = id.map(|id| ("request_id".to_owned(), id.into())).into_iter().collect();
-        let mut response = problem_with(status, title, &self.to_string(), members).map(Body::from_bytes);
+        let mut response =
+            Response::from(problem_with(status, title, &self.to_string(), members)).map(Body::from_bytes);
         let headers = response.headers_mut();
         let proxy_status = match self {
             // An address holds nothing that would have to be escaped in a structured field's string.

@@ -8,13 +8,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::Response;
 use tower::Service;
 
 use super::Worker;
 use super::balance::Routed;
 use super::body::Body;
 use super::retry::Failed;
+use crate::message::Response;
 use crate::protocol::Protocol;
 
 /// Sends requests to the dataserver that was chosen.

@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -22,6 +21,7 @@ use super::Incoming;
 use super::Worker;
 use super::body::{Body, RequestBody};
 use super::error::{Checked, Error};
+use crate::message::{Request, Response};
 
 pub(super) use fields::clean_trailers;
 pub use fields::is_grpc;

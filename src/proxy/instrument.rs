@@ -6,13 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Request, Response};
+use http::Method;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
 use super::body::Body;
 use super::pool::Timed;
+use crate::message::{Request, Response};
 use crate::metrics::Worker;
 
 /// A user that left before the answer came. Not a status that is ever sent; nginx counts it so, too.
@@ -75,7 +76,7 @@ where
         let in_flight = InFlight {
             counts: self.counts.clone(),
             method: request.method().clone(),
-            begun: Instant::now(),
+            begun: request.received(),
             status: CLIENT_CLOSED_REQUEST,
             upstream: None,
         };

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
 use tower::Service;
 
 use super::Worker;
 use super::body::Body;
 use super::error::{Checked, Error};
+use crate::message::{Request, Response};
 
 /// Refuses what is over `limits.in_flight`.
 #[derive(Clone)]

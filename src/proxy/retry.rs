@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Request, Response};
+use http::Method;
 use http_body::Body as _;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use super::access_log::Entry;
 use super::balance::Routed;
 use super::body::{Body, RequestBody};
 use super::error::Error;
+use crate::message::{Request, Response};
 use crate::metrics;
 use crate::registry::Failure;
 
@@ -138,7 +139,7 @@ where
         let is_repeatable = is_safe && request.body().is_end_stream();
         let tried = Tried { entry: request.body().entry(), ..Tried::default() };
         let mut service = self.inner.clone();
-        let now = Instant::now();
+        let now = request.received();
         let attempt = service.call(Attempt { request, tried, now });
         let worker = self.worker.clone();
         RetryFuture { attempt, service, worker, is_repeatable, began: now, tries: 1, sent: 0, last: None }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
+use http::{StatusCode, header};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
@@ -20,6 +20,7 @@ use super::body::{Body, RequestBody};
 use super::error::Error;
 use super::pool::Lease;
 use crate::http1;
+use crate::message::{Request, Response};
 
 /// Bytes that a tunnel holds for each direction.
 const BUFFER: usize = 16 * 1024;

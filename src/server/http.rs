@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -25,6 +24,7 @@ use super::spread::Counted;
 use super::{Settings, proxy_protocol};
 use crate::current::Current;
 use crate::http1::{self, Ending};
+use crate::message::{Request, Response};
 use crate::metrics::{Protocol, Refused, Worker};
 use crate::proxy::{self, Body, Client, Incoming};
 

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming as Hyper;
 use pin_project_lite::pin_project;
@@ -20,6 +19,7 @@ use tower::Service;
 
 use crate::alarm::Alarm;
 use crate::http1::Unwaited;
+use crate::message::{Request, Response};
 use crate::proxy::{Body, Incoming, is_grpc};
 
 /// How long a cancelled stream counts, at most.
@@ -163,15 +163,16 @@ impl<S> Adapter<S> {
     }
 }
 
-impl<S> hyper::service::Service<Request<Hyper>> for Adapter<S>
+impl<S> hyper::service::Service<http::Request<Hyper>> for Adapter<S>
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    type Response = Response<Answer>;
+    type Response = http::Response<Answer>;
     type Error = Infallible;
     type Future = AnswerFuture<S::Future>;
 
-    fn call(&self, request: Request<Hyper>) -> Self::Future {
+    fn call(&self, request: http::Request<Hyper>) -> Self::Future {
+        let request = Request::from(request).map(Incoming::http2);
         let streams = self.streams.inner.clone();
         streams.open.set(streams.open.get() + 1);
         let (waits_for_user, moved) = (Cell::new(false), Cell::new(0));
@@ -181,7 +182,7 @@ where
         let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, unwaited, stalled });
         // hyper makes a task of the stream right after this.
         self.executor.next.set(Some(stream.clone()));
-        let answer = self.service.borrow_mut().call(request.map(Incoming::http2));
+        let answer = self.service.borrow_mut().call(request);
         AnswerFuture { answer, stream: Some(stream) }
     }
 }
@@ -195,7 +196,7 @@ pin_project! {
 }
 
 impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFuture<F> {
-    type Output = Result<Response<Answer>, Infallible>;
+    type Output = Result<http::Response<Answer>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -209,7 +210,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFu
                 stream.streams.unwaited.set(stream.streams.unwaited.get() + 1);
             }
         }
-        Poll::Ready(Ok(response.map(|body| Answer { body, stream })))
+        Poll::Ready(Ok(response.map(|body| Answer { body, stream }).into()))
     }
 }
 

@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
 use http_body::Frame;
 use tokio::time::Instant;
 
 use super::Log;
+use crate::message::Request;
 use crate::proxy::Incoming;
 use crate::proxy::body::{BoxError, Stalled};
 use crate::proxy::error::Error;
@@ -61,7 +62,7 @@ impl Entry {
         let headers = request.headers();
         Self {
             log,
-            begun: Instant::now(),
+            begun: request.received(),
             client,
             method: request.method().clone(),
             target: request.uri().clone(),

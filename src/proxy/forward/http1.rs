@@ -5,12 +5,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::http1;
+use crate::message::{Request, Response};
 use crate::proxy::balance::Routed;
 use crate::proxy::body::{Body, RequestBody, Stream, UpstreamBody};
 use crate::proxy::connect;
@@ -65,7 +66,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                     connection.limit_unacknowledged(None);
                 }
                 upstream.answered(response.status().as_u16());
-                http1::recycle(std::mem::take(request.headers_mut()));
+                routed.attempt.request.into_parts().0.recycle();
                 lease.hold(connection);
                 return Ok(response.map(|body| {
                     Body::from_upstream(UpstreamBody::new(Stream::Answer(body), timeouts.idle_body, lease))

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme, Uri};
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::message::{Request, Response};
 use crate::proxy::Worker;
 use crate::proxy::balance::Routed;
 use crate::proxy::body::{Body, Progress, RequestBody, Stream, Upload, UploadHandle, UpstreamBody};
@@ -47,7 +48,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
             Err(error) => return Err(Failed::finally(error, routed.attempt.tried)),
         };
         let (upload, handle) = Upload::new(body, slot.clone());
-        let mut http2_request = Request::new(upload);
+        let mut http2_request = http::Request::new(upload);
         *http2_request.method_mut() = request.method().clone();
         *http2_request.uri_mut() = target;
         *http2_request.headers_mut() = fields;
@@ -56,7 +57,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                 handle.answered();
                 upstream.answered(response.status().as_u16());
                 lease.hold_stream(slot);
-                return Ok(response
+                return Ok(Response::from(response)
                     .map(|body| Body::from_upstream(UpstreamBody::new(Stream::http2(body), idle, lease))));
             }
             Sent::Answer(_) => break (Failure::Protocol, None),
@@ -96,11 +97,14 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
 
 /// The target and the fields that an HTTP/2 request has instead (RFC 9113 §8.2.2, §8.3.1).
 fn http2_head(request: &Request<RequestBody>) -> Result<(Uri, HeaderMap), Error> {
-    let mut fields = request.headers().clone();
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
-        fields.remove(name);
+    const LEFT_OUT: [HeaderName; 4] =
+        [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::HOST];
+    let headers = request.headers();
+    let mut fields = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter(|(name, _)| !LEFT_OUT.contains(name)) {
+        fields.append(name, value.clone());
     }
-    let host = fields.remove(header::HOST).filter(|host| !host.is_empty());
+    let host = headers.get(header::HOST).filter(|host| !host.is_empty());
     // Without a host h2 makes it a request of HTTP/1.0, which has no `:authority`.
     let Some(host) = host else { return Ok((request.uri().clone(), fields)) };
     let mut target = request.uri().clone().into_parts();
@@ -112,7 +116,7 @@ fn http2_head(request: &Request<RequestBody>) -> Result<(Uri, HeaderMap), Error>
 }
 
 enum Sent {
-    Answer(Response<Incoming>),
+    Answer(http::Response<Incoming>),
     /// The dataserver has not processed it, and takes no more for now.
     Refused,
     /// The connection has ended before the dataserver processed it.
@@ -121,7 +125,12 @@ enum Sent {
     TimedOut,
 }
 
-async fn send(slot: &Slot, request: Request<Upload>, upload: &UploadHandle, response_head: Duration) -> Sent {
+async fn send(
+    slot: &Slot,
+    request: http::Request<Upload>,
+    upload: &UploadHandle,
+    response_head: Duration,
+) -> Sent {
     let mut sender = slot.sender();
     let answer = pin!(sender.try_send_request(request));
     match within(response_head, upload.progress(), answer).await {
@@ -170,7 +179,7 @@ fn what_failed(error: &hyper::Error) -> Sent {
 }
 
 /// hyper counts the bytes of an HTTP/2 head, not its fields; there is no 101 (RFC 9113 §8.6).
-fn is_sound(response: &Response<Incoming>, most_fields: usize) -> bool {
+fn is_sound(response: &http::Response<Incoming>, most_fields: usize) -> bool {
     response.version() == Version::HTTP_2
         && response.headers().len() <= most_fields
         && response.status() != StatusCode::SWITCHING_PROTOCOLS

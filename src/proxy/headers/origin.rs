@@ -5,10 +5,11 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 
 use super::Client;
 use crate::addr::Networks;
+use crate::message::Fields;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -59,21 +60,11 @@ impl Origin {
     }
 
     /// Says it of a request for this host; these are proxies whose word on that counts.
-    pub(super) fn tell(
-        &self,
-        headers: &mut HeaderMap,
-        host: Option<HeaderValue>,
-        trusted_proxies: &Networks,
-    ) {
+    pub(super) fn tell(&self, headers: &mut Fields, host: Option<HeaderValue>, trusted_proxies: &Networks) {
         if trusted_proxies.contains(self.ip) {
             return self.add(headers, host);
         }
-        let is_claim = |name: &&HeaderName| **name == header::FORWARDED || is_lookalike(name);
-        // Most users claim nothing: one walk finds that out.
-        let claims: Vec<_> = headers.keys().filter(is_claim).cloned().collect();
-        for name in claims {
-            headers.remove(name);
-        }
+        headers.retain(|name| *name != header::FORWARDED && !is_lookalike(name));
         headers.insert(X_FORWARDED_FOR, self.address.clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
         match host {
@@ -87,15 +78,15 @@ impl Origin {
     }
 
     /// Says it of a request from a trusted proxy, after what that says.
-    fn add(&self, headers: &mut HeaderMap, host: Option<HeaderValue>) {
+    fn add(&self, headers: &mut Fields, host: Option<HeaderValue>) {
         // A chain that begins in the middle would name the proxy as the client.
         if headers.contains_key(header::FORWARDED) {
             extend(headers, header::FORWARDED, &self.forwarded(host.as_ref()));
         }
         extend(headers, X_FORWARDED_FOR, self.address.as_bytes());
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(self.proto));
+        headers.insert_if_absent(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
         if let Some(host) = host {
-            headers.entry(X_FORWARDED_HOST).or_insert(host);
+            headers.insert_if_absent(X_FORWARDED_HOST, host);
         }
     }
 
@@ -119,8 +110,8 @@ impl Origin {
 }
 
 /// Adds a member to a list, whose lines become one (RFC 9110 §5.3): many a dataserver reads only the first.
-fn extend(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
-    let lines = headers.get_all(&name).iter().map(|line| line.as_bytes().trim_ascii());
+fn extend(headers: &mut Fields, name: HeaderName, member: &[u8]) {
+    let lines = headers.get_all(&name).map(|line| line.as_bytes().trim_ascii());
     let mut members: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
     members.push(member);
     // Values that are fine one by one are fine joined.
@@ -148,21 +139,21 @@ mod tests {
         }
     }
 
-    fn told(ip: &str, over_tls: bool, trusted: &str, fields: &[(HeaderName, &'static str)]) -> HeaderMap {
+    fn told(ip: &str, over_tls: bool, trusted: &str, fields: &[(HeaderName, &'static str)]) -> Fields {
         let config: crate::config::Config =
             format!("gateway: {{trusted_proxies: [{trusted}]}}").parse().unwrap();
         let client = Client { ip: ip.parse().unwrap(), over_tls };
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for (name, value) in fields {
-            headers.append(name, HeaderValue::from_static(value));
+            headers.append(name.clone(), HeaderValue::from_static(value));
         }
         let host = Some(HeaderValue::from_static("a:81"));
         Origin::new(client).tell(&mut headers, host, &config.gateway.trusted_proxies);
         headers
     }
 
-    fn all<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
-        headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    fn all<'a>(headers: &'a Fields, name: &HeaderName) -> Vec<&'a str> {
+        headers.get_all(name).map(|value| value.to_str().unwrap()).collect()
     }
 
     #[test]

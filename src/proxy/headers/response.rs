@@ -1,9 +1,10 @@
 //! A dataserver's answer, made into the one that the user gets.
 
-use http::{Response, StatusCode, Version, header};
+use http::{StatusCode, Version, header};
 
 use super::fields::{insert_upgrade, remove_hop_by_hop, upgrade_wanted};
 use super::via::Via;
+use crate::message::Response;
 
 /// Removes what was for the connection to the dataserver alone.
 pub(super) fn rewrite<B>(response: &mut Response<B>, via: &Via) {
@@ -45,7 +46,8 @@ mod tests {
                  prop::sample::select(vec!["upgrade", "close, X-Mine", "via, content-length", "set-cookie", "websocket", "7", ""])),
                 0..12),
         ) {
-            let mut response = Response::builder().status(status).version(version).body(()).unwrap();
+            let response = http::Response::builder().status(status).version(version).body(()).unwrap();
+            let mut response = Response::from(response);
             for (name, value) in fields {
                 response.headers_mut().append(HeaderName::from_static(name), HeaderValue::from_static(value));
             }
@@ -57,12 +59,11 @@ mod tests {
                 let switches = status == 101 && (name == header::UPGRADE || name == header::CONNECTION);
                 prop_assert!(switches, "{name} survives");
             }
-            let via: Vec<_> = after.get_all(header::VIA).iter().collect();
+            let via: Vec<_> = after.get_all(header::VIA).collect();
             prop_assert!(via.last().unwrap().to_str().unwrap().contains("nsq-gateway-"));
             prop_assert!(status != 204 || !after.contains_key(header::CONTENT_LENGTH));
             for name in ["set-cookie", "x-mine"].map(HeaderName::from_static) {
-                let (was, is) = (before.get_all(&name), after.get_all(&name));
-                let (was, is): (Vec<_>, Vec<_>) = (was.iter().collect(), is.iter().collect());
+                let (was, is): (Vec<_>, Vec<_>) = (before.get_all(&name).collect(), after.get_all(&name).collect());
                 prop_assert!(if named.contains(&name) { is.is_empty() } else { was == is }, "{name}");
             }
         }

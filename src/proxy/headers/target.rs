@@ -1,25 +1,22 @@
 //! What a request is for: its host and its target (RFC 9112 §3.2, RFC 9113 §8.3.1).
 
-use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderValue, Method, Response, Version, header};
+use http::{HeaderValue, Method, Version, header};
 
+use crate::message::{Fields, RequestHead, Response};
 use crate::proxy::error::Error;
 
 /// The methods that are forwarded, of those that everybody knows.
 pub(in crate::proxy) const ALLOW: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
 
-const MAX_FORWARDS: &str = "max-forwards";
-
 /// Brings the target into origin form and the host into the `Host` field. Returns that host.
 ///
 /// # Errors
 /// When it is not certain whom the request is for.
-pub(super) fn settle(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
-    let mut fields = head.headers.get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
+pub(super) fn settle(head: &mut RequestHead) -> Result<Option<HeaderValue>, Error> {
+    let field = head.headers.get(header::HOST);
+    if head.headers.count(header::HOST) > 1 {
         return Err(Error::BadRequest("there is more than one Host"));
     }
     if field.is_none() && head.version == Version::HTTP_11 {
@@ -49,7 +46,7 @@ pub(super) fn settle(head: &mut Parts) -> Result<Option<HeaderValue>, Error> {
 }
 
 /// What an absolute target has after its authority, or what `:path` says.
-fn path(head: &Parts) -> Result<PathAndQuery, Error> {
+fn path(head: &RequestHead) -> Result<PathAndQuery, Error> {
     const MALFORMED: Error = Error::BadRequest("the target's path is not one");
     let Some(path) = head.uri.path_and_query() else { return Ok(PathAndQuery::from_static("/")) };
     if !path.as_str().starts_with('?') {
@@ -64,19 +61,19 @@ fn path(head: &Parts) -> Result<PathAndQuery, Error> {
 
 /// Counts down the gateways that an OPTIONS may still pass (RFC 9110 §7.6.2). Returns whether this one is the
 /// last, and has to answer it.
-pub(super) fn is_for_us(head: &mut Parts) -> bool {
+pub(super) fn is_for_us(head: &mut RequestHead) -> bool {
     if head.method != Method::OPTIONS {
         return false;
     }
     let Some(left) = max_forwards(&head.headers) else { return false };
     if let Some(less) = left.checked_sub(1) {
-        head.headers.insert(MAX_FORWARDS, HeaderValue::from(less));
+        head.headers.insert(header::MAX_FORWARDS, HeaderValue::from(less));
     }
     left == 0
 }
 
-fn max_forwards(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(MAX_FORWARDS)?.to_str().ok()?;
+fn max_forwards(headers: &Fields) -> Option<u64> {
+    let text = headers.get(header::MAX_FORWARDS)?.to_str().ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 

@@ -1,6 +1,8 @@
 //! Saying that a message went through here (RFC 9110 §7.6.3), and seeing that one already did.
 
-use http::{HeaderMap, HeaderValue, Version, header};
+use http::{HeaderValue, Version, header};
+
+use crate::message::Fields;
 
 /// This gateway's entries in `Via`. Its name there is its own: two gateways in a row are no loop.
 pub(in crate::proxy) struct Via {
@@ -23,14 +25,14 @@ impl Via {
     }
 
     /// Whether a message with these fields went through this gateway.
-    pub(super) fn names_us(&self, headers: &HeaderMap) -> bool {
-        headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+    pub(super) fn names_us(&self, headers: &Fields) -> bool {
+        headers.get_all(header::VIA).filter_map(|value| value.to_str().ok()).any(|value| {
             value.split(',').any(|entry| entry.split_ascii_whitespace().nth(1) == Some(self.name.as_str()))
         })
     }
 
     /// Adds our entry to what others said before.
-    pub(super) fn add(&self, headers: &mut HeaderMap, received: Version) {
+    pub(super) fn add(&self, headers: &mut Fields, received: Version) {
         let entry = match received {
             Version::HTTP_10 => &self.http10,
             Version::HTTP_2 => &self.http2,
@@ -47,7 +49,7 @@ mod tests {
     #[test]
     fn http_23_our_own_entry_is_known_among_others() {
         let (ours, other) = (Via::new(), Via::new());
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         headers.append(header::VIA, HeaderValue::from_static("1.0 fred, 1.1 p.example.net (comment)"));
         other.add(&mut headers, Version::HTTP_11);
         assert!(!ours.names_us(&headers) && other.names_us(&headers));
