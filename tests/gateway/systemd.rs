@@ -220,7 +220,10 @@ impl Manager {
 
 fn the_service_manager_is_told_of_the_start_the_state_and_the_end() {
     let (manager, stub) = (Manager::new(), Stub::ok(""));
-    let mut gateway = manager.gateway(&format!("{PATIENT}timeouts: {{lame_duck: 1s, drain: 5s}}\n"), &[]);
+    // Until a heartbeat was due, nobody can say that there is none.
+    let config =
+        format!("{PATIENT}timeouts: {{lame_duck: 1s, drain: 5s}}\ncommon: {{heart_beat_time: 3600}}\n");
+    let mut gateway = manager.gateway(&config, &[]);
     manager.told_of("READY=1");
     manager.told_of("STATUS=not ready: starting: no heartbeat yet");
     gateway.announce(&[stub.addr()]);
