@@ -83,18 +83,27 @@ impl Streams {
 
     /// Resolves when there was no stream for so many times as long as there may be none.
     pub(super) async fn idle(&self, times: u32) {
-        let until = || {
+        let limit = || self.inner.terms.get().idle.saturating_mul(times);
+        let until = |limit: Duration| {
             let since = if self.inner.open.get() == 0 { self.inner.last.get() } else { Instant::now() };
-            since + self.inner.terms.get().idle.saturating_mul(times)
+            since + limit
         };
-        let mut alarm = Alarm::new(until());
+        let mut known = limit();
+        let mut alarm = Alarm::new(until(known));
+        // This is polled with each frame: the clock is read only when it rings, or when other terms hold.
         poll_fn(|cx| {
-            // Other terms may hold since it was set.
-            while until() > Instant::now() {
-                alarm.set(until());
+            loop {
+                if limit() != known {
+                    known = limit();
+                    alarm.set(until(known));
+                }
                 ready!(alarm.poll(cx));
+                let until = until(known);
+                if until <= Instant::now() {
+                    return Poll::Ready(());
+                }
+                alarm.set(until);
             }
-            Poll::Ready(())
         })
         .await;
     }
