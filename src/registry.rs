@@ -18,6 +18,7 @@ mod shared;
 mod standing;
 mod survey;
 mod traffic;
+mod view;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,7 +29,7 @@ use dashmap::mapref::entry::Entry as Slot;
 use tokio::time::Instant;
 
 pub use departed::KEPT as DEPARTED_KEPT;
-pub use entry::{Dataserver, Entry, Member, Probed};
+pub use entry::{Entry, Probed};
 pub use feed::{Happened, Hold, News};
 pub use history::{Event, What};
 pub use reader::Reader;
@@ -36,6 +37,7 @@ pub use shared::{Ejection, Settings};
 pub use standing::State;
 pub use survey::{Frozen, Survey};
 pub use traffic::{Failure, Shard, Totals, Traffic};
+pub use view::{Dataserver, Member};
 
 use departed::{Departed, Goodbye, Past};
 use entry::Heard;

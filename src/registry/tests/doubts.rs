@@ -153,3 +153,92 @@ fn faults_23_a_connection_that_the_gateway_had_no_room_for_is_nobodys_fault() {
         assert_eq!(Failure::to_connect(&std::io::Error::from_raw_os_error(theirs)), Failure::Connect);
     }
 }
+
+#[test]
+fn one_that_refuses_is_doubted_by_all_until_a_probe_settles_it() {
+    let (registry, now) = (registry(), Instant::now());
+    registry.hear(&addr(1), now, now);
+    registry.hear(&addr(2), now, now);
+    registry.publish();
+    let mut reader = registry.reader();
+    let one = registry.entry(&addr(1)).unwrap();
+    one.failed(Failure::Closed, true, now);
+    assert_eq!(one.state(), State::Live, "what was kept may have been closed");
+    one.failed(Failure::Connect, false, now);
+    // At once, with the snapshot from before.
+    let two = addr(2);
+    for _ in 0..100 {
+        assert_eq!(reader.pick(now, &mut SmallRng::from_os_rng(), &[]).unwrap().addr(), &two);
+    }
+    assert_eq!(registry.take_doubtful().len(), 1);
+    assert_eq!(one.probed(Err("refused".to_owned()), now), Probed::Out);
+    registry.entry(&two).unwrap().failed(Failure::Connect, false, now);
+    assert_eq!(picked(&registry, now).unwrap().addr(), &two, "doubted, and better than nobody");
+    registry.entry(&two).unwrap().probed(Err("refused".to_owned()), now);
+    assert!(picked(&registry, now).is_none(), "known to be dead");
+    assert_eq!(one.probed(Ok(()), now), Probed::Back);
+    assert_eq!(picked(&registry, now).unwrap().addr(), &addr(1));
+}
+
+#[test]
+fn one_that_fails_all_it_gets_is_ejected_but_never_most_of_them() {
+    let (registry, now) = (registry(), Instant::now());
+    let entries: Vec<_> = (0..4)
+        .map(|n| {
+            registry.hear(&addr(n), now, now);
+            registry.entry(&addr(n)).unwrap()
+        })
+        .collect();
+    registry.publish();
+    for entry in &entries {
+        for _ in 0..4 {
+            entry.failed(Failure::HeadTimeout, false, now);
+        }
+        assert_eq!(entry.state(), State::Live);
+        entry.answered(200);
+        for _ in 0..5 {
+            entry.failed(Failure::HeadTimeout, false, now);
+        }
+    }
+    assert_eq!(registry.states(now), [2, 0, 0, 2]);
+    let due = entries[0].probe_due(SECOND).unwrap();
+    assert!(due > now + 9 * SECOND && due < now + 11 * SECOND, "{:?}", due - now);
+    assert_eq!(entries[0].probed(Ok(()), now + 11 * SECOND), Probed::Back);
+    for _ in 0..5 {
+        entries[0].failed(Failure::Protocol, false, now);
+    }
+    let due = entries[0].probe_due(SECOND).unwrap();
+    assert!(due > now + 19 * SECOND, "twice as long: {:?}", due - now);
+}
+
+#[test]
+fn an_answered_5xx_is_no_failure_unless_it_is_said_so() {
+    let ejection = Ejection { answered_5xx: true, ..settings().ejection };
+    for (registry, state) in
+        [(registry(), State::Live), (Registry::new(Settings { ejection, ..settings() }), State::Ejected)]
+    {
+        let now = Instant::now();
+        registry.hear(&addr(1), now, now);
+        registry.hear(&addr(2), now, now);
+        registry.publish();
+        let entry = registry.entry(&addr(1)).unwrap();
+        (0..5).for_each(|_| entry.answered(503));
+        assert_eq!(entry.state(), state);
+    }
+}
+
+#[test]
+fn a_crowd_of_newcomers_has_to_pass_a_probe_and_comes_no_faster_than_it_may() {
+    let registry = Registry::new(Settings { join_rate: 50, trusted_joins: 3, ..settings() });
+    let now = Instant::now();
+    let joined = (0..100).filter(|n| registry.hear(&addr(*n), now, now) == Recorded::Joined).count();
+    assert_eq!(joined, 50);
+    assert_eq!(registry.states(now), [3, 47, 0, 0]);
+    assert_eq!(registry.take_doubtful().len(), 47);
+    let newcomer = registry.entry(&addr(10)).unwrap();
+    assert_eq!(newcomer.probed(Err("refused".to_owned()), now), Probed::Unchanged);
+    assert_eq!(newcomer.probe_due(SECOND), None, "nobody asks again who was never there");
+    registry.hear(&addr(10), now, now);
+    assert_eq!(newcomer.probe_due(SECOND), Some(now + SECOND), "until it speaks again");
+    assert_eq!(newcomer.probed(Ok(()), now), Probed::Back);
+}
