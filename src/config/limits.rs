@@ -14,7 +14,7 @@ pub struct Limits {
     /// Bytes that a user may send after an answer that is the last of its connection, before it is cut off.
     /// Default 1048576, at most 1073741824.
     pub linger_bytes: usize,
-    /// Bytes of a body of HTTP/1 that are read at once, and that one whose reader is slow holds. Default 131072, from
+    /// Bytes of a body of HTTP/1 that are read at once, and that one whose reader is slow holds. Default 262144, from
     /// 16384 to 4194304.
     pub body_buffer: usize,
     /// Idle connections to one dataserver that each worker keeps. Default 1024, at most 100000.
@@ -40,7 +40,7 @@ impl Limits {
             head_bytes: section.within("head_bytes", 65_536, 8_192, 1_048_576),
             headers: section.within("headers", 100, 10, 1_000),
             linger_bytes: section.within("linger_bytes", 1_048_576, 0, 1 << 30),
-            body_buffer: section.within("body_buffer", 131_072, 16_384, 4_194_304),
+            body_buffer: section.within("body_buffer", 262_144, 16_384, 4_194_304),
             pool: section.within("pool", 1024, 0, 100_000),
             cancelled_streams: section.within("cancelled_streams", 500, 1, 1_000_000),
             connections: section.within("connections", 10_000, 1, 10_000_000),
