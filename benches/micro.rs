@@ -122,6 +122,8 @@ impl Repeated {
     }
 }
 
+impl http1::Io for Repeated {}
+
 impl AsyncRead for Repeated {
     fn poll_read(
         mut self: Pin<&mut Self>,

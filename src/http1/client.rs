@@ -381,6 +381,8 @@ mod tests {
 
     const LIMITS: Limits = Limits { bytes: 1024, fields: 8 };
 
+    impl Io for tokio::io::DuplexStream {}
+
     /// A body of these frames.
     #[derive(Default)]
     struct Frames(VecDeque<Frame<Bytes>>);

@@ -1,9 +1,9 @@
 //! One connection: a request, its answer, the next request.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -90,7 +90,7 @@ pub fn serve<IO, B, C, R>(
 ) -> Connection<impl Future<Output = Option<(IO, Ending)>>, IO>
 where
     IO: Io,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Unpin,
     C: Future<Output = Response<B>>,
     R: Fn(Refusal) -> Response<B>,
 {
@@ -99,45 +99,49 @@ where
     Connection { served, transport }
 }
 
-async fn run<IO: Io, B: Body<Data = Bytes>, C: Future<Output = Response<B>>>(
+#[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
+fn run<IO: Io, B: Body<Data = Bytes> + Unpin, C: Future<Output = Response<B>>>(
     transport: Rc<Transport<IO>>,
     deadline: Instant,
     rules: impl Fn() -> HeadRules,
     mut call: impl FnMut(Request<Incoming>) -> C,
     refuse: impl Fn(Refusal) -> Response<B>,
-) -> Option<(IO, Ending)> {
-    let mut clock = HeadClock { alarm: Alarm::new(deadline), grace: None };
-    let ending = loop {
-        let HeadRules { limits, .. } = rules();
-        let mut parsed = 0;
-        let ended = match poll_fn(|cx| poll_head(&transport, limits, &mut clock, &mut parsed, cx)).await {
-            Ok(head) => {
-                let asked = Asked::of(&head);
-                transport.state().begin_body(Decoder::new(head.body, limits), head.expects_continue);
-                let request = Request::from_parts(head.parts, Incoming::new(transport.clone()));
-                exchange(&transport, call(request), asked).await
-            }
-            Err(NoHead::Refused(refusal)) => {
-                match exchange(&transport, std::future::ready(refuse(refusal)), Asked::unknown()).await {
-                    Ended::Left => break Ending::Close,
-                    _ => break Ending::Linger,
+) -> impl Future<Output = Option<(IO, Ending)>> {
+    async move {
+        let mut clock = HeadClock { alarm: Alarm::new(deadline), grace: None };
+        let ending = loop {
+            let HeadRules { limits, .. } = rules();
+            let mut parsed = 0;
+            let ended = match poll_fn(|cx| poll_head(&transport, limits, &mut clock, &mut parsed, cx)).await {
+                Ok(head) => {
+                    let asked = Asked::of(&head);
+                    transport.state().begin_body(Decoder::new(head.body, limits), head.expects_continue);
+                    let request = Request::from_parts(head.parts, Incoming::new(transport.clone()));
+                    exchange(&transport, pin!(call(request)), asked).await
                 }
+                Err(NoHead::Refused(refusal)) => {
+                    let refused = pin!(ready(refuse(refusal)));
+                    match exchange(&transport, refused, Asked::unknown()).await {
+                        Ended::Left => break Ending::Close,
+                        _ => break Ending::Linger,
+                    }
+                }
+                Err(NoHead::Ended) => break Ending::Close,
+            };
+            match ended {
+                Ended::KeptAlive => clock.restart(rules().time),
+                Ended::Switched => {
+                    transport.switch();
+                    return None;
+                }
+                Ended::Answered if transport.is_all_read() => break Ending::Close,
+                Ended::Answered => break Ending::Linger,
+                Ended::Left | Ended::Broken { visible: true } => break Ending::Close,
+                Ended::Broken { visible: false } => break Ending::Reset,
             }
-            Err(NoHead::Ended) => break Ending::Close,
         };
-        match ended {
-            Ended::KeptAlive => clock.restart(rules().time),
-            Ended::Switched => {
-                transport.switch();
-                return None;
-            }
-            Ended::Answered if transport.is_all_read() => break Ending::Close,
-            Ended::Answered => break Ending::Linger,
-            Ended::Left | Ended::Broken { visible: true } => break Ending::Close,
-            Ended::Broken { visible: false } => break Ending::Reset,
-        }
-    };
-    transport.take().zip(Some(ending))
+        transport.take().zip(Some(ending))
+    }
 }
 
 /// Why there is no head.
@@ -168,7 +172,7 @@ fn poll_head<IO: Io>(
     {
         return Poll::Ready(Err(NoHead::Ended));
     }
-    ready!(clock.alarm.poll(cx));
+    task::ready!(clock.alarm.poll(cx));
     Poll::Ready(Err(if begun { NoHead::Refused(Refusal::TimedOut) } else { NoHead::Ended }))
 }
 
@@ -186,33 +190,26 @@ enum Ended {
     Broken { visible: bool },
 }
 
-async fn exchange<IO: Io, B: Body<Data = Bytes>>(
+async fn exchange<IO: Io, B: Body<Data = Bytes> + Unpin>(
     transport: &Rc<Transport<IO>>,
-    answer: impl Future<Output = Response<B>>,
+    mut answer: Pin<&mut impl Future<Output = Response<B>>>,
     mut asked: Asked,
 ) -> Ended {
-    let response = {
-        let mut answer = pin!(answer);
-        let answered = |cx: &mut Context<'_>| match answer.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => transport.poll_left(cx).map(|()| None),
-        };
-        poll_fn(answered).await
+    let answered = |cx: &mut Context<'_>| match answer.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(Some(response.into_parts())),
+        Poll::Pending => transport.poll_left(cx).map(|()| None),
     };
-    let Some(response) = response else { return Ended::Left };
+    let Some((parts, mut body)) = poll_fn(answered).await else { return Ended::Left };
     asked.keep_alive &= transport.may_stay();
-
-    let (parts, body) = response.into_parts();
     transport.unwaited.set(parts.extensions.get::<Unwaited>().is_some());
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     let written = write_head(&parts, body.size_hint().exact(), asked, &mut head);
     let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };
     let status = parts.status;
     parts.recycle();
-    let mut output = Output::new(head, framing, asked.takes_trailers);
-    let mut body = pin!(body);
-    let mut broken = false;
-    match poll_fn(|cx| poll_write(transport, &mut output, body.as_mut(), &mut broken, cx)).await {
+    let mut output =
+        Answer { output: Output::new(head, framing, asked.takes_trailers), keep_alive, broken: false };
+    match poll_fn(|cx| output.poll_write(transport, Pin::new(&mut body), cx)).await {
         Ok(()) if status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
         Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
         Ok(()) => Ended::Answered,
@@ -232,27 +229,42 @@ enum Stopped {
     Broken,
 }
 
-fn poll_write<IO: Io, B: Body<Data = Bytes>>(
-    transport: &Transport<IO>,
-    output: &mut Output,
-    mut body: Pin<&mut B>,
-    broken: &mut bool,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), Stopped>> {
-    ready!(transport.state().poll_end_continue(cx)).map_err(|_| Stopped::Left)?;
-    loop {
-        *broken = *broken || output.fill(body.as_mut(), cx).is_err();
-        if !output.is_written() {
-            output.join();
-            // Also the head of a body that is broken from its first byte: a user who sees nothing at all takes it for
-            // a connection that was closed before, and asks again.
-            ready!(output.poll_write(&mut transport.state().wire, cx)).map_err(|_| Stopped::Left)?;
-        } else if *broken {
-            return Poll::Ready(Err(Stopped::Broken));
-        } else if output.is_done() {
-            return Poll::Ready(Ok(()));
-        } else {
-            return transport.poll_left(cx).map(|()| Err(Stopped::Left));
+/// An answer on its way out.
+struct Answer {
+    output: Output,
+    /// Another one may follow on its connection.
+    keep_alive: bool,
+    /// Its body was not what it said.
+    broken: bool,
+}
+
+impl Answer {
+    fn poll_write<IO: Io, B: Body<Data = Bytes>>(
+        &mut self,
+        transport: &Transport<IO>,
+        mut body: Pin<&mut B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Stopped>> {
+        let Self { output, keep_alive, broken } = self;
+        task::ready!(transport.state().poll_end_continue(cx)).map_err(|_| Stopped::Left)?;
+        loop {
+            *broken = *broken || output.fill(body.as_mut(), cx).is_err();
+            if !output.is_written() {
+                output.join();
+                let wire = &mut transport.state().wire;
+                if !*keep_alive && output.is_all_here() {
+                    wire.write_last();
+                }
+                // Also the head of a body that is broken from its first byte: a user who sees nothing at all takes it
+                // for a connection that was closed before, and asks again.
+                task::ready!(output.poll_write(wire, cx)).map_err(|_| Stopped::Left)?;
+            } else if *broken {
+                return Poll::Ready(Err(Stopped::Broken));
+            } else if output.is_done() {
+                return Poll::Ready(Ok(()));
+            } else {
+                return transport.poll_left(cx).map(|()| Err(Stopped::Left));
+            }
         }
     }
 }

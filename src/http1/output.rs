@@ -73,6 +73,11 @@ impl Output {
         self.ended && self.is_written()
     }
 
+    /// Whether nothing more is to be taken in.
+    pub(super) fn is_all_here(&self) -> bool {
+        self.ended
+    }
+
     /// Whether all that was taken in is out.
     pub(super) fn is_written(&self) -> bool {
         !self.unflushed && self.front.is_empty() && self.takes_data()

@@ -7,15 +7,19 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use super::body::{BodyError, Decoder};
 use super::chunked::Part;
 
 /// What a connection can be made of.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// What is written from now on is the last, and the end follows at once: they may go out together.
+    fn write_last(&mut self) {}
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
+impl Io for TcpStream {}
 
 /// Bytes that are read at once where a user's head is expected.
 const HEAD_READ: usize = 16 * 1024;
@@ -101,6 +105,13 @@ impl<IO: Io> Wire<IO> {
         match &mut self.io {
             Some(io) => poll(Pin::new(io)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// As [`Io::write_last`].
+    pub(super) fn write_last(&mut self) {
+        if let Some(io) = &mut self.io {
+            io.write_last();
         }
     }
 
@@ -248,6 +259,8 @@ mod tests {
             Poll::Ready(Ok(()))
         }
     }
+
+    impl Io for Pieces {}
 
     impl AsyncWrite for Pieces {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {

@@ -90,47 +90,53 @@ impl Http {
     }
 
     /// One connection, from what comes before HTTP to its end.
-    pub(super) async fn connection<S>(
+    #[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
+    pub(super) fn connection<S>(
         self: Rc<Self>,
         mut stream: TcpStream,
         peer: SocketAddr,
         service_for: Rc<impl Fn(Client) -> S>,
         drain: Drain,
-        _place: (OwnedSemaphorePermit, Counted),
-    ) where
+        place: (OwnedSemaphorePermit, Counted),
+    ) -> impl Future<Output = ()>
+    where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let now = self.now.get();
-        let Settings { timeouts, proxy_protocol, tls, counts, .. } = &now.settings;
-        let mut open = counts.clone().map(Open::new);
-        let deadline = Instant::now() + timeouts.request_head;
-        let mut client = Client { ip: peer.ip(), over_tls: false };
-        if let Some(senders) = proxy_protocol {
-            if !senders.contains(peer.ip()) {
-                return self.refuse(Refused::ProxyProtocolSender, &peer);
+        async move {
+            let _place = place;
+            let now = self.now.get();
+            let Settings { timeouts, proxy_protocol, tls, counts, .. } = &now.settings;
+            let mut open = counts.clone().map(Open::new);
+            let deadline = Instant::now() + timeouts.request_head;
+            let mut client = Client { ip: peer.ip(), over_tls: false };
+            if let Some(senders) = proxy_protocol {
+                if !senders.contains(peer.ip()) {
+                    return self.refuse(Refused::ProxyProtocolSender, &peer);
+                }
+                let header = proxy_protocol::read(&mut stream);
+                let Some(source) = self.opening(Refused::ProxyProtocol, header, deadline, &drain).await
+                else {
+                    return;
+                };
+                client.ip = source.unwrap_or(client.ip);
             }
-            let header = proxy_protocol::read(&mut stream);
-            let Some(source) = self.opening(Refused::ProxyProtocol, header, deadline, &drain).await else {
-                return;
-            };
-            client.ip = source.unwrap_or(client.ip);
-        }
-        let socket = Socket::new(stream, self.write_limit.clone());
-        // What holds now must not be kept for as long as this connection lasts.
-        let identity = tls.clone();
-        drop(now);
-        match identity {
-            None => self.http(socket, service_for(client), deadline, &drain, &mut open).await,
-            // In a box: a connection in the clear must not have the room for both.
-            Some(identity) => {
-                Box::pin(async {
-                    let handshake = identity.acceptor().accept(socket);
-                    if let Some(stream) = self.opening(Refused::Tls, handshake, deadline, &drain).await {
-                        let client = Client { over_tls: true, ..client };
-                        self.http(stream, service_for(client), deadline, &drain, &mut open).await;
-                    }
-                })
-                .await;
+            let socket = Socket::new(stream, self.write_limit.clone());
+            // What holds now must not be kept for as long as this connection lasts.
+            let identity = tls.clone();
+            drop(now);
+            match identity {
+                None => self.http(socket, || service_for(client), deadline, &drain, &mut open).await,
+                // In a box: a connection in the clear must not have the room for both.
+                Some(identity) => {
+                    Box::pin(async {
+                        let handshake = identity.acceptor().accept(socket);
+                        if let Some(stream) = self.opening(Refused::Tls, handshake, deadline, &drain).await {
+                            let client = Client { over_tls: true, ..client };
+                            self.http(stream, || service_for(client), deadline, &drain, &mut open).await;
+                        }
+                    })
+                    .await;
+                }
             }
         }
     }
@@ -167,41 +173,86 @@ impl Http {
     }
 
     /// HTTP on a connection, to its end.
-    async fn http<T, S>(
+    #[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
+    fn http<T, S>(
         &self,
         stream: T,
-        service: S,
+        service: impl FnOnce() -> S,
         deadline: Instant,
         drain: &Drain,
         open: &mut Option<Open>,
-    ) where
+    ) -> impl Future<Output = ()>
+    where
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
-        let mut stream = Downstream::new(stream);
-        let sniffed = tokio::select! {
-            biased; // what was sent before the drain began is answered
-            sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
-            () = drain.begun_for(self.grace()) => return, // nothing was asked
-        };
-        let speaks_http2 = match sniffed {
-            Ok(Ok(speaks_http2)) => speaks_http2,
-            // Whatever it was to be, it is no HTTP/2 yet.
-            Err(_late) if stream.has_seen() => false,
-            Ok(Err(_)) | Err(_) => return,
-        };
-        if let Some(open) = open {
-            open.speaks(if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 });
-        }
-        if speaks_http2 {
-            // In a box: a connection of HTTP/1 must not have the room for both.
-            Box::pin(self.http2(stream, service, drain)).await;
-        } else {
-            self.http1(stream, service, deadline, drain).await;
+        async move {
+            let mut stream = Downstream::new(stream);
+            let sniffed = tokio::select! {
+                biased; // what was sent before the drain began is answered
+                sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
+                () = drain.begun_for(self.grace()) => return, // nothing was asked
+            };
+            let speaks_http2 = match sniffed {
+                Ok(Ok(speaks_http2)) => speaks_http2,
+                // Whatever it was to be, it is no HTTP/2 yet.
+                Err(_late) if stream.has_seen() => false,
+                Ok(Err(_)) | Err(_) => return,
+            };
+            if let Some(open) = open {
+                open.speaks(if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 });
+            }
+            if speaks_http2 {
+                // In a box: a connection of HTTP/1 must not have the room for both.
+                Box::pin(self.http2(stream, service(), drain)).await;
+            } else {
+                self.http1(stream, service, deadline, drain).await;
+            }
         }
     }
 
-    async fn http1<T, S>(&self, stream: Downstream<T>, mut service: S, deadline: Instant, drain: &Drain)
+    #[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
+    fn http1<T, S>(
+        &self,
+        stream: Downstream<T>,
+        service: impl FnOnce() -> S,
+        deadline: Instant,
+        drain: &Drain,
+    ) -> impl Future<Output = ()>
+    where
+        T: Stream,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    {
+        async move {
+            let ended = {
+                let connection = pin!(self.http1_connection(stream, service(), deadline));
+                let end = |connection: Pin<&mut http1::Connection<_, _>>| {
+                    connection.graceful_shutdown(self.grace());
+                };
+                let limit = |connection: &http1::Connection<_, _>| {
+                    (!connection.is_waited_for()).then(|| self.grace())
+                };
+                drain.watch(pending(), connection, end, limit).await.flatten()
+            };
+            let Some((mut stream, ending)) = ended else { return };
+            let (linger_time, linger_bytes) = {
+                let now = self.now.get();
+                (now.settings.timeouts.linger, now.settings.limits.linger_bytes)
+            };
+            match ending {
+                Ending::Close => close(&mut stream, linger_time).await,
+                Ending::Linger => linger(&mut stream, linger_time, linger_bytes).await,
+                Ending::Reset => stream.socket().reset_when_closed(),
+            }
+        }
+    }
+
+    fn http1_connection<T, S>(
+        &self,
+        stream: Downstream<T>,
+        mut service: S,
+        deadline: Instant,
+    ) -> http1::Connection<impl Future<Output = Option<(T, Ending)>>, T>
     where
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
@@ -227,22 +278,7 @@ impl Http {
             proxy::Error::from(refusal).response()
         };
         let (stream, seen) = stream.into_parts();
-        let connection =
-            pin!(http1::serve(stream, seen, (deadline, rules), self.scratch.clone(), call, refuse));
-        let end = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown(self.grace());
-        let limit =
-            |connection: &http1::Connection<_, _>| (!connection.is_waited_for()).then(|| self.grace());
-        let ended = drain.watch(pending(), connection, end, limit).await.flatten();
-        let (linger_time, linger_bytes) = {
-            let now = self.now.get();
-            (now.settings.timeouts.linger, now.settings.limits.linger_bytes)
-        };
-        match ended {
-            Some((stream, Ending::Close)) => close(stream, linger_time).await,
-            Some((stream, Ending::Linger)) => linger(stream, linger_time, linger_bytes).await,
-            Some((stream, Ending::Reset)) => stream.socket().reset_when_closed(),
-            None => {}
-        }
+        http1::serve(stream, seen, (deadline, rules), self.scratch.clone(), call, refuse)
     }
 
     async fn http2<T, S>(&self, stream: Downstream<T>, service: S, drain: &Drain)

@@ -11,11 +11,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustix::net::{self, SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_rustls::server::TlsStream;
+
+use crate::http1::Io;
 
 /// What an HTTP/2 client says first (RFC 9113 §3.4). It was chosen so that no HTTP/1 request begins like it.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,12 +30,25 @@ const FIRST_READ: usize = 4096;
 const MOVE: usize = 512;
 
 /// What HTTP is spoken on.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {
+pub(super) trait Stream: Io {
     /// The socket below it.
     fn socket(&self) -> &Socket;
 
     /// Whether the other side is to be told that this is the end, and not merely a cut.
     const SAYS_GOODBYE: bool;
+}
+
+impl Io for Socket {
+    fn write_last(&mut self) {
+        // The kernel adds the end to what waits to go out.
+        self.flags |= SendFlags::MORE;
+    }
+}
+
+impl Io for TlsStream<Socket> {
+    fn write_last(&mut self) {
+        self.get_mut().0.write_last();
+    }
 }
 
 impl Stream for Socket {
@@ -52,21 +68,20 @@ impl Stream for TlsStream<Socket> {
 }
 
 /// Closes at once, for a goodbye within `limit`.
-pub(super) async fn close<S: Stream>(mut stream: S, limit: Duration) {
-    // Without a goodbye the kernel does all there is to do.
-    if S::SAYS_GOODBYE {
-        let _ = timeout(limit, stream.shutdown()).await;
-    }
+pub(super) async fn close<S: Stream>(stream: &mut S, limit: Duration) {
+    // Sends what waits for the end. Closed without this, the kernel would drop it where a user has sent more than was read.
+    let ended = stream.shutdown();
+    let _ = if S::SAYS_GOODBYE { timeout(limit, ended).await.unwrap_or(Ok(())) } else { ended.await };
 }
 
 /// Closes after what the user still sends was read and dropped, for `limit` or `bytes`: closed before, the kernel
 /// would answer it with a reset, and the user might lose the answer that it has not read yet.
-pub(super) async fn linger(mut stream: impl Stream, limit: Duration, bytes: usize) {
+pub(super) async fn linger(stream: &mut impl Stream, limit: Duration, bytes: usize) {
     let drop_the_rest = async {
         stream.shutdown().await?;
         let mut left = bytes;
         while left > 0 {
-            match poll_fn(|cx| poll_read_some(&mut stream, cx, <[u8]>::len)).await? {
+            match poll_fn(|cx| poll_read_some(stream, cx, <[u8]>::len)).await? {
                 0 => break,
                 read => left = left.saturating_sub(read),
             }
@@ -90,6 +105,7 @@ fn poll_read_some<T>(
 /// A socket with a limit on how long a write waits.
 pub(super) struct Socket {
     stream: TcpStream,
+    flags: SendFlags,
     write_limit: Rc<Cell<Duration>>,
     /// Set while a write waits for the reader.
     write_timer: Option<Pin<Box<Sleep>>>,
@@ -100,7 +116,7 @@ pub(super) struct Socket {
 impl Socket {
     /// A write that waits longer than `write_limit` for its reader fails.
     pub(super) fn new(stream: TcpStream, write_limit: Rc<Cell<Duration>>) -> Self {
-        Self { stream, write_limit, write_timer: None, moved: OnceCell::new() }
+        Self { stream, flags: SendFlags::NOSIGNAL, write_limit, write_timer: None, moved: OnceCell::new() }
     }
 
     /// The user must not take what it got for all there is.
@@ -113,6 +129,21 @@ impl Socket {
     /// alive.
     pub(super) fn note_moves(&self, moved: Rc<Cell<Instant>>) {
         let _ = self.moved.set(moved); // it is told once
+    }
+
+    /// Writes by `send`, which can tell the kernel what tokio does not.
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        mut send: impl FnMut(&TcpStream) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_io(Interest::WRITABLE, || Ok(send(&self.stream)?)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // it is ready no more
+                sent => return Poll::Ready(sent),
+            }
+        }
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
@@ -147,7 +178,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = self.poll_send(cx, |stream| net::send(stream, buf, self.flags));
         self.note(&written);
         self.poll_waited(cx, written)
     }
@@ -157,7 +188,13 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = if self.flags.contains(SendFlags::MORE) {
+            let mut nothing_else = SendAncillaryBuffer::default();
+            self.poll_send(cx, |stream| net::sendmsg(stream, bufs, &mut nothing_else, self.flags))
+        } else {
+            // After a part of a large answer tokio knows without a call that there is no room for more.
+            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        };
         self.note(&written);
         self.poll_waited(cx, written)
     }
@@ -268,5 +305,44 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Downstream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Loopback delivers before the call that sends returns.
+    #[tokio::test]
+    async fn the_last_that_is_written_goes_out_with_the_end_also_to_a_user_that_has_sent_more() {
+        for bufs in [&[&b"the last"[..]][..], &[b"the", b" last"]] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut user = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            user.set_nonblocking(true).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut socket = Socket::new(stream, Rc::new(Cell::new(Duration::from_secs(60))));
+            let read = |user: &mut std::net::TcpStream| {
+                let mut bytes = [0; 64];
+                user.read(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned())
+            };
+
+            socket.write_all(b"the first").await.unwrap();
+            assert_eq!(read(&mut user).unwrap(), "the first");
+            socket.write_last();
+            let bufs: Vec<_> = bufs.iter().map(|buf| io::IoSlice::new(buf)).collect();
+            let written = match &bufs[..] {
+                [buf] => socket.write(buf).await,
+                bufs => socket.write_vectored(bufs).await,
+            };
+            assert_eq!(written.unwrap(), 8);
+            assert_eq!(read(&mut user).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            user.write_all(b"more").unwrap();
+            close(&mut socket, Duration::from_secs(60)).await;
+            assert_eq!(read(&mut user).unwrap(), "the last");
+        }
     }
 }
