@@ -207,9 +207,9 @@ async fn exchange<IO: Io, B: Body<Data = Bytes> + Unpin>(
     let Ok(Written { framing, keep_alive }) = written else { return Ended::Broken { visible: false } };
     let status = parts.status;
     parts.recycle();
-    let mut output =
-        Answer { output: Output::new(head, framing, asked.takes_trailers), keep_alive, broken: false };
-    match poll_fn(|cx| output.poll_write(transport, Pin::new(&mut body), cx)).await {
+    let mut outgoing =
+        Outgoing { output: Output::new(head, framing, asked.takes_trailers), keep_alive, broken: false };
+    match poll_fn(|cx| outgoing.poll_write(transport, Pin::new(&mut body), cx)).await {
         Ok(()) if status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
         Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
         Ok(()) => Ended::Answered,
@@ -230,7 +230,7 @@ enum Stopped {
 }
 
 /// An answer on its way out.
-struct Answer {
+struct Outgoing {
     output: Output,
     /// Another one may follow on its connection.
     keep_alive: bool,
@@ -238,7 +238,7 @@ struct Answer {
     broken: bool,
 }
 
-impl Answer {
+impl Outgoing {
     fn poll_write<IO: Io, B: Body<Data = Bytes>>(
         &mut self,
         transport: &Transport<IO>,
