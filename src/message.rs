@@ -6,12 +6,14 @@
 //! lists have.
 
 mod fields;
+mod name;
 mod spare;
 
 use http::{Extensions, HeaderMap, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
-pub use fields::{Fields, Name};
+pub use fields::{Field, Fields};
+pub use name::{Name, Names};
 
 /// What a request says before its body.
 #[derive(Debug, Clone)]
@@ -236,7 +238,7 @@ impl<B> From<http::Request<B>> for Request<B> {
         let (parts, body) = request.into_parts();
         let mut head = RequestHead::spare();
         (head.method, head.uri, head.version) = (parts.method, parts.uri, parts.version);
-        head.headers.extend(parts.headers);
+        head.headers.extend(&parts.headers);
         Self { head, body }
     }
 }
@@ -248,7 +250,7 @@ impl<B> From<Request<B>> for http::Request<B> {
         *request.method_mut() = std::mem::take(&mut head.method);
         *request.uri_mut() = std::mem::take(&mut head.uri);
         *request.version_mut() = head.version;
-        *request.headers_mut() = HeaderMap::from(&mut head.headers);
+        *request.headers_mut() = HeaderMap::from(&head.headers);
         head.recycle();
         request
     }
@@ -259,7 +261,7 @@ impl<B> From<http::Response<B>> for Response<B> {
         let (parts, body) = response.into_parts();
         let mut head = ResponseHead::spare();
         (head.status, head.version, head.extensions) = (parts.status, parts.version, parts.extensions);
-        head.headers.extend(parts.headers);
+        head.headers.extend(&parts.headers);
         Self { head, body }
     }
 }
@@ -270,7 +272,7 @@ impl<B> From<Response<B>> for http::Response<B> {
         let mut response = Self::new(body);
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
-        *response.headers_mut() = HeaderMap::from(&mut head.headers);
+        *response.headers_mut() = HeaderMap::from(&head.headers);
         *response.extensions_mut() = std::mem::take(&mut head.extensions);
         head.recycle();
         response

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{Method, StatusCode, Version};
 
 use super::head::{Head, content_length, options};
 use super::output::{Framing, write_field};
-use crate::message::ResponseHead;
+use crate::message::{Name, ResponseHead};
 
 /// What of a request its answer depends on.
 #[derive(Debug, Clone, Copy)]
@@ -64,19 +64,18 @@ pub(super) fn write_head(
     }
     out.extend_from_slice(b"\r\n");
     let (mut said, mut closes, mut has_date) = (None, false, false);
-    for (name, value) in parts.headers.iter() {
-        match *name {
-            header::CONNECTION => closes |= wants_close(value.as_bytes()),
-            header::TRANSFER_ENCODING => {}
-            _ => {
-                match *name {
-                    header::CONTENT_LENGTH => said = said.or(Some(value)),
-                    header::DATE => has_date = true,
-                    _ => {}
-                }
-                write_field(name.as_str(), value.as_bytes(), out);
+    for field in parts.headers.iter() {
+        match field.name() {
+            Some(Name::Connection) => {
+                closes |= wants_close(field.value());
+                continue;
             }
+            Some(Name::TransferEncoding) => continue,
+            Some(Name::ContentLength) => said = said.or(Some(field.value())),
+            Some(Name::Date) => has_date = true,
+            _ => {}
         }
+        out.extend_from_slice(field.line());
     }
     let framing = framing(parts.status, said, length, asked)?;
     let keep_alive = asked.keep_alive && framing != Framing::UntilClose && !closes;
@@ -110,7 +109,7 @@ pub(super) struct Contradiction;
 
 fn framing(
     status: StatusCode,
-    said: Option<&HeaderValue>,
+    said: Option<&[u8]>,
     length: Option<u64>,
     asked: Asked,
 ) -> Result<Framing, Contradiction> {
@@ -121,7 +120,7 @@ fn framing(
         return Ok(Framing::NoBody);
     }
     let said = match said {
-        Some(value) => Some(content_length(value.as_bytes()).ok_or(Contradiction)?),
+        Some(value) => Some(content_length(value).ok_or(Contradiction)?),
         None => None,
     };
     match (said, length) {
@@ -154,6 +153,8 @@ fn write_date(out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use crate::message::Response;
 
     use super::*;
@@ -218,7 +219,7 @@ mod tests {
     #[test]
     fn an_answer_that_contradicts_itself_is_not_begun() {
         let mut head = ResponseHead::default();
-        head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(5));
+        head.headers.append(Name::ContentLength, &HeaderValue::from(5));
         assert!(write_head(&head, Some(4), ASKED, &mut Vec::new()).is_err());
     }
 

@@ -1,9 +1,10 @@
 //! The chunked transfer coding (RFC 9112 §7.1), read strictly: what two readers could take differently is an error.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
-use super::head::Limits;
+use super::head::{Limits, LongName, append};
+use crate::message::Fields;
 
 /// Bytes of extensions in one body. Nobody uses them but to hide something.
 const MAX_EXTENSIONS: usize = 4096;
@@ -153,15 +154,11 @@ impl Chunked {
         if len > self.limits.bytes || lines.iter().enumerate().any(is_bare) {
             return Err(Malformed::Trailers);
         }
-        let mut trailers = HeaderMap::with_capacity(fields.len());
-        for field in fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Trailers)?;
-            let value = HeaderValue::from_bytes(field.value).map_err(|_| Malformed::Trailers)?;
-            trailers.append(name, value);
-        }
+        let mut trailers = Fields::new();
+        append(fields, &mut trailers).map_err(|LongName| Malformed::Trailers)?;
         bytes.advance(len);
         self.state = State::End;
-        Ok(Part::Trailers(trailers))
+        Ok(Part::Trailers(HeaderMap::from(&trailers)))
     }
 }
 
@@ -207,6 +204,7 @@ fn size_line(bytes: &[u8]) -> Result<Option<(u64, Line)>, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;

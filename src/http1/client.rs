@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::io::ReadBuf;
 use tokio::task::AbortHandle;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
@@ -18,11 +19,11 @@ use tokio::time::Instant;
 use super::body::{BodyError, Decoder, Upgraded, frame};
 use super::chunked::Part;
 use super::head::{Limits, content_length};
-use super::output::{BadBody, Framing, Output, write_field};
+use super::output::{BadBody, Framing, Output};
 use super::response::{Head, Malformed, parse};
 use super::wire::{Ahead, Io, ReadError, Scratch, Wire};
 use crate::alarm::Alarm;
-use crate::message::{Request, Response};
+use crate::message::{Name, Request, Response};
 
 /// Bytes that most heads of requests have room in.
 const HEAD_CAPACITY: usize = 512;
@@ -96,8 +97,11 @@ impl<IO: Io> Client<IO> {
         if !has_budget_remaining() {
             return false;
         }
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut read = || self.shared.wire.borrow_mut().poll_read_head(&self.shared.scratch, &mut cx, |_| 0);
+        let (mut cx, mut byte) = (Context::from_waker(Waker::noop()), [0]);
+        let mut read = || {
+            let mut wire = self.shared.wire.borrow_mut();
+            wire.poll_io(|io| io.poll_read(&mut cx, &mut ReadBuf::new(&mut byte)))
+        };
         self.is_free() && read().is_pending()
     }
 
@@ -338,14 +342,14 @@ fn write_head<B: Body>(request: &Request<B>) -> Option<(Output, bool)> {
     head.extend_from_slice(target.as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
     let (mut said, mut expects) = (None, false);
-    for (name, value) in request.headers().iter() {
-        match *name {
-            header::TRANSFER_ENCODING => continue,
-            header::CONTENT_LENGTH => said = said.or_else(|| content_length(value.as_bytes())),
-            header::EXPECT => expects |= value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+    for field in request.headers().iter() {
+        match field.name() {
+            Some(Name::TransferEncoding) => continue,
+            Some(Name::ContentLength) => said = said.or_else(|| content_length(field.value())),
+            Some(Name::Expect) => expects |= field.value().eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }
-        write_field(name.as_str(), value.as_bytes(), &mut head);
+        head.extend_from_slice(field.line());
     }
     let framing = match (said, request.body().size_hint().exact()) {
         (Some(said), Some(length)) if said != length => return None,
@@ -375,7 +379,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
 
-    use http::HeaderMap;
+    use http::{HeaderMap, header};
 
     use super::*;
 

@@ -4,16 +4,16 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{Method, StatusCode, Uri, Version};
 
 use super::body::Length;
-use crate::message::RequestHead;
+use crate::message::{Field, Fields, Name, RequestHead};
 
 /// Fields that a head can have without memory for them being asked for.
 pub(super) const FIELDS_ON_STACK: usize = 100;
 
-/// Fields that the gateway adds: room for them is made at once.
-pub(super) const ADDED_FIELDS: usize = 6;
+/// The longest name that [`HeaderName`](http::HeaderName) holds.
+const MAX_NAME: usize = 65_535;
 
 /// The longest target that [`Uri`] holds.
 const MAX_TARGET: usize = 65_534;
@@ -146,10 +146,6 @@ fn parse_into<'b>(
     if parsed > limits.bytes {
         return Err(Refusal::TooLong);
     }
-    // One copy of the head: the target and the fields are slices of it, and it lives only as long as they do.
-    let copy = Bytes::copy_from_slice(bytes.get(..parsed).unwrap_or_default());
-    let slice = |part: &[u8]| copy.slice_ref(copy_of(&copy, bytes, part));
-
     let mut parts = RequestHead::spare();
     let method = request.method.ok_or(Refusal::RequestLine)?;
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::RequestLine)?;
@@ -157,19 +153,17 @@ fn parse_into<'b>(
     if target.len() > MAX_TARGET {
         return Err(Refusal::TargetTooLong);
     }
-    parts.uri = Uri::from_maybe_shared(slice(target.as_bytes())).map_err(|_| Refusal::Target)?;
+    let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()));
+    parts.uri = uri.map_err(|_| Refusal::Target)?;
     if parts.method == Method::OPTIONS && parts.uri.authority().is_some() && is_only_a_host(target) {
         parts.uri = about_the_host(std::mem::take(&mut parts.uri))?;
     }
     parts.version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
 
+    append(request.headers, &mut parts.headers).map_err(|LongName| Refusal::FieldName)?;
     let mut says = Says::default();
-    parts.headers.reserve(request.headers.len() + ADDED_FIELDS);
-    for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Refusal::FieldName)?;
-        let value = HeaderValue::from_maybe_shared(slice(field.value)).map_err(|_| Refusal::FieldValue)?;
-        says.hear(&name, value.as_bytes())?;
-        parts.headers.append(name, value);
+    for field in parts.headers.iter() {
+        says.hear(field)?;
     }
     let body = says.length(parts.version)?;
     Ok(Some(Head {
@@ -182,6 +176,21 @@ fn parse_into<'b>(
     }))
 }
 
+/// A name is longer than [`HeaderName`](http::HeaderName) holds, which others make of it.
+#[derive(Debug)]
+pub(super) struct LongName;
+
+/// Adds fields that httparse found.
+pub(super) fn append(found: &[httparse::Header<'_>], to: &mut Fields) -> Result<(), LongName> {
+    for field in found {
+        if field.name.len() > MAX_NAME {
+            return Err(LongName);
+        }
+        to.append_checked(field.name.as_bytes(), field.value);
+    }
+    Ok(())
+}
+
 /// Whether a target is a URL that says nothing after its authority. To [`Uri`] that is the same as one that says `/`.
 fn is_only_a_host(target: &str) -> bool {
     target.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#']))
@@ -192,12 +201,6 @@ fn about_the_host(target: Uri) -> Result<Uri, Refusal> {
     let mut parts = target.into_parts();
     parts.path_and_query = Some(PathAndQuery::from_static("*"));
     Uri::from_parts(parts).map_err(|_| Refusal::Target)
-}
-
-/// Where `part`, which lies in `bytes`, lies in the copy of it.
-pub(super) fn copy_of<'c>(copy: &'c Bytes, bytes: &[u8], part: &[u8]) -> &'c [u8] {
-    let start = part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
-    copy.get(start..start.saturating_add(part.len())).unwrap_or_default()
 }
 
 /// Whether the first line is a request's, of whatever version.
@@ -222,29 +225,30 @@ struct Says {
 }
 
 impl Says {
-    fn hear(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
-        match *name {
-            header::CONTENT_LENGTH => {
+    fn hear(&mut self, field: Field<'_>) -> Result<(), Refusal> {
+        let value = field.value();
+        match field.name() {
+            Some(Name::ContentLength) => {
                 let length = content_length(value).ok_or(Refusal::ContentLength)?;
                 if self.content_length.replace(length).is_some() {
                     return Err(Refusal::ContentLength);
                 }
             }
-            header::TRANSFER_ENCODING => {
+            Some(Name::TransferEncoding) => {
                 // "chunked" twice is two codings, of which the first is no last one.
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Refusal::TransferEncoding);
                 }
                 self.chunked = true;
             }
-            header::CONNECTION => {
+            Some(Name::Connection) => {
                 for option in options(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            header::EXPECT => self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
-            header::TE => {
+            Some(Name::Expect) => self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            Some(Name::Te) => {
                 self.takes_trailers |= options(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             _ => {}
@@ -280,6 +284,7 @@ pub(super) fn content_length(value: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
@@ -304,7 +309,10 @@ mod tests {
     fn a_head_is_read_to_its_end_and_no_further() {
         let head = head("a: 1\r\nA:\t2 \r\n");
         assert_eq!((head.parts.method, head.parts.uri.to_string()), (Method::POST, "/a?b".to_owned()));
-        assert_eq!(head.parts.headers.get_all("a").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(
+            head.parts.headers.iter().skip(1).map(Field::line).collect::<Vec<_>>(),
+            [b"a: 1\r\n", b"a: 2\r\n"]
+        );
         assert_eq!(head.bytes, "POST /a?b HTTP/1.1\r\nhost: x\r\na: 1\r\nA:\t2 \r\n\r\n".len());
         assert!(head.keep_alive && head.body == Length::Known(0));
     }
@@ -351,6 +359,12 @@ mod tests {
         let many = Limits { bytes: 10_000, fields: 200 };
         let head = format!("GET / HTTP/1.1\r\n{}\r\n", "a: 1\r\n".repeat(200));
         assert_eq!(parse(head.as_bytes(), many).unwrap().unwrap().parts.headers.len(), 200);
+        let large = Limits { bytes: 1 << 20, fields: 8 };
+        for (name, is_taken) in [(MAX_NAME, true), (MAX_NAME + 1, false)] {
+            let head = format!("GET / HTTP/1.1\r\n{}: 1\r\n\r\n", "a".repeat(name));
+            let refused = parse(head.as_bytes(), large).err();
+            assert_eq!(refused, (!is_taken).then_some(Refusal::FieldName));
+        }
     }
 
     #[test]
@@ -422,7 +436,8 @@ mod tests {
                     prop_assert_eq!(head.parts.headers.len(), fields.len());
                     for (name, value) in &fields {
                         let trimmed = value.trim_matches([' ', '\t']);
-                        prop_assert!(head.parts.headers.get_all(*name).any(|value| value == trimmed));
+                        let mut said = head.parts.headers.iter().filter(|field| field.written_name().eq_ignore_ascii_case(name.as_bytes()));
+                        prop_assert!(said.any(|field| field.value() == trimmed.as_bytes()));
                     }
                 }
                 (Err(_), None) => {}
@@ -441,8 +456,10 @@ mod tests {
         ]) {
             if let Ok(Some(head)) = parse(bytes.as_bytes(), LIMITS) {
                 let mut again = format!("{} {} HTTP/1.1\r\n", head.parts.method, head.parts.uri).into_bytes();
-                for (name, value) in head.parts.headers.iter() {
-                    again.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+                for field in head.parts.headers.iter() {
+                    again.extend_from_slice(field.line());
+                    let (name, value) = (HeaderName::from_bytes(field.written_name()), HeaderValue::from_bytes(field.value()));
+                    prop_assert!(name.is_ok_and(|name| name.as_str().as_bytes() == field.written_name()) && value.is_ok());
                 }
                 again.extend_from_slice(b"\r\n");
                 for end in [b'\n', b'\r'] {

@@ -2,12 +2,11 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use super::body::Length;
-use super::head::{ADDED_FIELDS, FIELDS_ON_STACK, Limits, content_length, copy_of, options};
-use crate::message::{Fields, ResponseHead};
+use super::head::{FIELDS_ON_STACK, Limits, LongName, append, content_length, options};
+use crate::message::{Field, Fields, Name, ResponseHead};
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,8 +63,6 @@ fn parse_into<'b>(
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
         Err(_) => return Err(Malformed::Head),
     };
-    let copy = Bytes::copy_from_slice(bytes.get(..parsed).unwrap_or_default());
-
     let mut parts = ResponseHead::spare();
     parts.status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
     parts.version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -74,14 +71,10 @@ fn parse_into<'b>(
         let reason = hyper::ext::ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Malformed::Head)?;
         parts.extensions.insert(reason);
     }
+    append(response.headers, &mut parts.headers).map_err(|LongName| Malformed::Head)?;
     let mut says = Says::default();
-    parts.headers.reserve(response.headers.len() + ADDED_FIELDS);
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Head)?;
-        let value = copy.slice_ref(copy_of(&copy, bytes, field.value));
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Head)?;
-        says.hear(&name, &value, &parts.headers)?;
-        parts.headers.append(name, value);
+    for field in parts.headers.iter() {
+        says.hear(field, &parts.headers)?;
     }
     let body = says.length(&mut parts, method)?;
     let keep_alive =
@@ -109,29 +102,30 @@ enum Said {
 }
 
 impl Says {
-    /// Takes in a field that comes after those of `before`.
-    fn hear(&mut self, name: &HeaderName, value: &HeaderValue, before: &Fields) -> Result<(), Malformed> {
-        match *name {
-            header::CONTENT_LENGTH => {
-                self.content_length = Some(match (self.content_length, content_length(value.as_bytes())) {
+    /// Takes in one of the fields.
+    fn hear(&mut self, field: Field<'_>, fields: &Fields) -> Result<(), Malformed> {
+        let value = field.value();
+        match field.name() {
+            Some(Name::ContentLength) => {
+                self.content_length = Some(match (self.content_length, content_length(value)) {
                     (None, Some(length)) => Said::Once(length),
                     (Some(Said::Once(_) | Said::Again(_)), Some(length))
-                        if before.get(header::CONTENT_LENGTH) == Some(value) =>
+                        if fields.get(Name::ContentLength) == Some(value) =>
                     {
                         Said::Again(length)
                     }
                     _ => Said::Nonsense,
                 });
             }
-            header::TRANSFER_ENCODING => {
+            Some(Name::TransferEncoding) => {
                 // Another coding hides where the answer ends.
-                if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Malformed::Length);
                 }
                 self.chunked = true;
             }
-            header::CONNECTION => {
-                for option in options(value.as_bytes()) {
+            Some(Name::Connection) => {
+                for option in options(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
@@ -146,7 +140,7 @@ impl Says {
         if self.chunked {
             // Chunks win over a length (RFC 9112 §6.3); HTTP/1.0 has none.
             if self.content_length.is_some() {
-                parts.headers.remove(header::CONTENT_LENGTH);
+                parts.headers.remove(Name::ContentLength);
             }
             if parts.version == Version::HTTP_10 {
                 return Err(Malformed::Length);
@@ -157,7 +151,7 @@ impl Says {
             Some(Said::Once(length)) => Some(length),
             Some(Said::Again(length)) => {
                 // From here on it is said once.
-                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+                parts.headers.insert(Name::ContentLength, &HeaderValue::from(length));
                 Some(length)
             }
             Some(Said::Nonsense) => return Err(Malformed::Length),
@@ -195,7 +189,7 @@ mod tests {
         let head =
             head("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: Chunked\r\n\r\n").unwrap();
         assert_eq!(head.body, Length::Chunked);
-        assert!(!head.parts.headers.contains_key(header::CONTENT_LENGTH));
+        assert!(!head.parts.headers.contains(Name::ContentLength));
     }
 
     #[test]
@@ -234,8 +228,8 @@ mod tests {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
         let head = parse(answer, &Method::HEAD, LIMITS).unwrap().unwrap();
         assert_eq!(
-            (head.body, head.parts.headers.get("content-length")),
-            (Length::Known(0), Some(&HeaderValue::from(5)))
+            (head.body, head.parts.headers.get(Name::ContentLength)),
+            (Length::Known(0), Some(&b"5"[..]))
         );
     }
 
@@ -295,9 +289,9 @@ mod tests {
             match (parse(whole.as_bytes(), &method, LIMITS), expected) {
                 (Ok(Some(head)), Some(expected)) => {
                     prop_assert_eq!((head.body, head.bytes), (expected, whole.len()));
-                    let both = head.parts.headers.contains_key(header::CONTENT_LENGTH)
-                        && head.parts.headers.contains_key(header::TRANSFER_ENCODING);
-                    prop_assert!(!both && head.parts.headers.get_all(header::CONTENT_LENGTH).count() <= 1);
+                    let both = head.parts.headers.contains(Name::ContentLength)
+                        && head.parts.headers.contains(Name::TransferEncoding);
+                    prop_assert!(!both && head.parts.headers.get_all(Name::ContentLength).count() <= 1);
                     prop_assert!(head.body != Length::UntilClose || !head.keep_alive);
                     for end in 0..whole.len() {
                         prop_assert!(matches!(parse(&whole.as_bytes()[..end], &method, LIMITS), Ok(None)));

@@ -13,8 +13,11 @@ const KEPT: usize = 64;
 /// Fields that a head has room for at first. Most have no more, with what the gateway adds.
 const ROOM: usize = 24;
 
-/// Fields that a head may have room for to be kept: one that was large must not cost memory for ever.
-const MOST_ROOM: usize = 4 * ROOM;
+/// Bytes for them.
+const BYTES: usize = 1024;
+
+/// So many times that a head may have room for to be kept: one that was large must not cost memory for ever.
+const MOST: usize = 4;
 
 type Spare<T> = RefCell<Vec<Box<T>>>;
 
@@ -48,13 +51,14 @@ pub(super) fn recycle_response(mut head: Box<ResponseHead>) {
 fn take<T: Default>(spare: &'static LocalKey<Spare<T>>, headers: impl Fn(&mut T) -> &mut Fields) -> Box<T> {
     spare.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
         let mut head = Box::<T>::default();
-        headers(&mut head).reserve(ROOM);
+        headers(&mut head).reserve(ROOM, BYTES);
         head
     })
 }
 
 fn is_kept(headers: &Fields) -> bool {
-    (1..=MOST_ROOM).contains(&headers.capacity())
+    let (room, bytes) = headers.capacity();
+    (1..=MOST * ROOM).contains(&room) && bytes <= MOST * BYTES
 }
 
 fn give_back<T>(spare: &'static LocalKey<Spare<T>>, head: Box<T>) {
@@ -67,7 +71,9 @@ fn give_back<T>(spare: &'static LocalKey<Spare<T>>, head: Box<T>) {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Method, header};
+    use http::{HeaderValue, Method};
+
+    use crate::message::Name;
 
     use super::*;
 
@@ -76,16 +82,20 @@ mod tests {
         let mut used = request();
         used.method = Method::POST;
         used.uri = "/a".parse().unwrap();
-        used.headers.append(header::VIA, HeaderValue::from_static("1.1 a"));
+        used.headers.append(Name::Via, &HeaderValue::from_static("1.1 a"));
         let room = used.headers.capacity();
         recycle_request(used);
-        let mut again = request();
+        let again = request();
         assert!(again.headers.is_empty() && again.headers.capacity() == room);
         assert_eq!((&again.method, again.uri.path()), (&Method::GET, "/"));
 
-        again.headers.reserve(10 * MOST_ROOM);
-        recycle_request(again);
-        assert!(request().headers.capacity() <= MOST_ROOM);
+        for (fields, bytes) in [(2 * MOST * ROOM, 0), (0, 2 * MOST * BYTES)] {
+            let mut grown = request();
+            grown.headers.reserve(fields, bytes);
+            recycle_request(grown);
+            let (room, bytes) = request().headers.capacity();
+            assert!(room <= MOST * ROOM && bytes <= MOST * BYTES);
+        }
     }
 
     #[test]

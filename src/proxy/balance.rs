@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::{Method, header};
+use http::Method;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use super::headers::is_grpc;
 use super::pool::Upstream;
 use super::retry::{Attempt, Failed, Tried};
 use crate::config;
-use crate::message::Response;
+use crate::message::{Name, Response};
 use crate::protocol::Protocol;
 
 /// An attempt and who is to take it.
@@ -96,7 +96,7 @@ where
             return Chosen::nobody(Error::NoDataserver, attempt.tried);
         };
         // HTTP/2 has no Upgrade (RFC 9113 §8.6).
-        if chosen.1 == Protocol::H2c && attempt.request.headers().contains_key(header::UPGRADE) {
+        if chosen.1 == Protocol::H2c && attempt.request.headers().contains(Name::Upgrade) {
             match self.worker.choose_speaking(Protocol::Http1, attempt.now, &attempt.tried) {
                 Some(other) => chosen = other,
                 // Who was tried and failed could have: that says more.

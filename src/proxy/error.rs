@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -20,14 +20,12 @@ use super::headers::ALLOW;
 use super::identify::RequestId;
 use crate::addr::Addr;
 use crate::http1;
-use crate::message::{Request, Response};
+use crate::message::{Name, Request, Response};
 use crate::problem::problem_with;
 use crate::registry::Failure;
 
 /// Seconds a client is asked to wait when nobody is live. A dataserver that starts is live in less.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a request gets no dataserver's answer. Whose doing it is shows in the status: 4xx the user's, 502 and
 /// 504 the dataserver's, 503 nobody's but the moment's.
@@ -150,18 +148,18 @@ impl Error {
             _ => format!("nsq-gateway; error={token}"),
         };
         if let Ok(value) = HeaderValue::try_from(proxy_status) {
-            headers.insert(PROXY_STATUS, value);
+            headers.insert(Name::ProxyStatus, &value);
         }
         match self {
             Self::NoDataserver | Self::TooManyRequests => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                headers.insert(Name::RetryAfter, &RETRY_AFTER);
             }
             Self::MethodNotAllowed => {
-                headers.insert(header::ALLOW, ALLOW);
+                headers.insert(Name::Allow, &ALLOW);
             }
             // What follows on such a connection cannot be told from the rest of this request.
             Self::BadRequest(_) | Self::Refused(_) | Self::RequestBody | Self::RequestBodyStalled => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                headers.insert(Name::Connection, &HeaderValue::from_static("close"));
             }
             Self::Loop | Self::TooManyFields | Self::NoUpgrade | Self::Upstream { .. } => {}
         }

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use pin_project_lite::pin_project;
 use rand::RngCore;
 use tower::Service;
@@ -21,16 +21,7 @@ use tower::Service;
 use super::body::Body;
 use super::{Incoming, Worker};
 use crate::config::Ids;
-use crate::message::{Fields, Request, Response};
-
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// Whether a field is one of those that say what a request is called.
-pub(super) fn is_identity(name: &HeaderName) -> bool {
-    name == X_REQUEST_ID || name == TRACEPARENT || name == TRACESTATE
-}
+use crate::message::{Fields, Name, Request, Response};
 
 /// The value of `X-Request-Id`. Shared: most requests have none, and should not have the room for one.
 #[derive(Debug, Clone)]
@@ -61,33 +52,36 @@ impl<S> Identify<S> {
 
 /// Sees to `X-Request-Id`, and returns what it is then.
 fn settle_id(headers: &mut Fields, ids: Ids, rng: &mut impl RngCore) -> Option<RequestId> {
-    if let Some(value) = headers.get(X_REQUEST_ID) {
-        if headers.count(X_REQUEST_ID) == 1 && request_id::is_good(value.as_bytes()) {
-            return Some(RequestId(Rc::new(value.clone())));
+    if let Some(value) = headers.get(Name::XRequestId) {
+        if headers.count(Name::XRequestId) == 1
+            && request_id::is_good(value)
+            && let Ok(value) = HeaderValue::from_bytes(value)
+        {
+            return Some(RequestId(Rc::new(value)));
         }
-        headers.remove(&X_REQUEST_ID);
+        headers.remove(Name::XRequestId);
     }
     if ids == Ids::Keep {
         return None;
     }
     let made = request_id::make(rng);
-    headers.insert(X_REQUEST_ID, made.clone());
+    headers.insert(Name::XRequestId, &made);
     Some(RequestId(Rc::new(made)))
 }
 
 /// Sees to `traceparent`, and to `tracestate`, which means nothing without it.
 fn settle_trace(headers: &mut Fields, ids: Ids, rng: &mut impl RngCore) {
-    if let Some(value) = headers.get(TRACEPARENT) {
-        if headers.count(TRACEPARENT) == 1 && trace::is_good(value.as_bytes()) {
+    if let Some(value) = headers.get(Name::Traceparent) {
+        if headers.count(Name::Traceparent) == 1 && trace::is_good(value) {
             return;
         }
     } else if ids == Ids::Keep {
         return;
     }
-    headers.remove(&TRACEPARENT);
-    headers.remove(&TRACESTATE);
+    headers.remove(Name::Traceparent);
+    headers.remove(Name::Tracestate);
     if ids == Ids::Make {
-        headers.insert(TRACEPARENT, trace::make(rng));
+        headers.insert(Name::Traceparent, &trace::make(rng));
     }
 }
 
@@ -130,7 +124,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Identify
         // Most often there is none, and then the answer is not even touched.
         let Some(id) = this.id else { return this.inner.poll(cx) };
         let Ok(mut response) = ready!(this.inner.poll(cx));
-        response.headers_mut().insert(X_REQUEST_ID, id.value().clone());
+        response.headers_mut().insert(Name::XRequestId, id.value());
         Poll::Ready(Ok(response))
     }
 }
@@ -157,7 +151,7 @@ mod tests {
     fn headers(fields: &[(&str, &str)]) -> Fields {
         let mut headers = Fields::new();
         for (name, value) in fields {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers.append_checked(name.as_bytes(), value.as_bytes());
         }
         headers
     }
@@ -166,7 +160,8 @@ mod tests {
         let mut headers = headers(fields);
         let id = settle_id(&mut headers, ids, &mut SmallRng::seed_from_u64(1));
         let id = id.map(|id| id.value().to_str().unwrap().to_owned());
-        let passed_on: Vec<_> = headers.get_all(&X_REQUEST_ID).map(|v| v.to_str().unwrap()).collect();
+        let passed_on: Vec<_> =
+            headers.get_all(Name::XRequestId).map(|v| str::from_utf8(v).unwrap()).collect();
         assert_eq!(passed_on, id.iter().map(String::as_str).collect::<Vec<_>>());
         id
     }
@@ -204,7 +199,7 @@ mod tests {
         for bad in [&[][..], &[state], &[good, good, state]] {
             let made = trace(bad, Ids::Make);
             assert_eq!(made.len(), 1, "{made:?}");
-            assert!(trace::is_good(made.get(TRACEPARENT).unwrap().as_bytes()), "{made:?}");
+            assert!(trace::is_good(made.get(Name::Traceparent).unwrap()), "{made:?}");
         }
     }
 }

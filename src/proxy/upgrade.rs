@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{StatusCode, header};
+use http::StatusCode;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +20,7 @@ use super::body::{Body, RequestBody};
 use super::error::Error;
 use super::pool::Lease;
 use crate::http1;
-use crate::message::{Request, Response};
+use crate::message::{Name, Request, Response};
 
 /// Bytes that a tunnel holds for each direction.
 const BUFFER: usize = 16 * 1024;
@@ -52,7 +52,7 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         // The layer above leaves the field only where a user wants to switch.
-        let wanted = request.headers().contains_key(header::UPGRADE);
+        let wanted = request.headers().contains(Name::Upgrade);
         let entry = request.body().entry().filter(|_| wanted);
         let user = if wanted { request.body().on_upgrade() } else { None };
         UpgradeFuture { inner: self.inner.call(request), user, entry, worker: self.worker.clone() }

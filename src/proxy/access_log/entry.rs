@@ -7,16 +7,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{Method, StatusCode, Uri, Version};
 use http_body::Frame;
 use tokio::time::Instant;
 
 use super::Log;
-use crate::message::Request;
+use crate::message::{Name, Request};
 use crate::proxy::Incoming;
 use crate::proxy::body::{BoxError, Stalled};
 use crate::proxy::error::Error;
-use crate::proxy::identify::{RequestId, TRACEPARENT};
+use crate::proxy::identify::RequestId;
 use crate::proxy::pool::Upstream;
 use crate::registry::Failure;
 
@@ -30,10 +30,10 @@ pub(in crate::proxy) struct Entry {
     pub(super) client: IpAddr,
     pub(super) method: Method,
     pub(super) target: Uri,
-    pub(super) host: Option<HeaderValue>,
+    pub(super) host: Option<Vec<u8>>,
     pub(super) version: Version,
     pub(super) id: Option<RequestId>,
-    pub(super) trace: Option<HeaderValue>,
+    pub(super) trace: Option<Vec<u8>>,
     pub(super) tries: RefCell<Vec<Try>>,
     pub(super) status: Cell<u16>,
     pub(super) first_byte: Cell<Option<Duration>>,
@@ -66,10 +66,10 @@ impl Entry {
             client,
             method: request.method().clone(),
             target: request.uri().clone(),
-            host: headers.get(header::HOST).cloned(),
+            host: headers.get(Name::Host).map(<[u8]>::to_vec),
             version: request.version(),
             id: request.body().id.clone(),
-            trace: headers.get(&TRACEPARENT).cloned(),
+            trace: headers.get(Name::Traceparent).map(<[u8]>::to_vec),
             tries: RefCell::default(),
             status: Cell::new(NO_ANSWER),
             first_byte: Cell::new(None),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{HeaderValue, Version};
+use http::Version;
 
 use super::entry::{Entry, Try};
 use crate::config::{self, Field, Format, Part};
@@ -87,7 +87,7 @@ pub(super) fn write(
         Field::RequestId => entry.id.as_ref().map_or(Value::Nothing, |id| Value::Text(id.value().as_bytes())),
         Field::TraceId => {
             // `traceparent` was checked: the trace stands behind the version.
-            let trace = entry.trace.as_ref().and_then(|trace| trace.as_bytes().get(3..35));
+            let trace = entry.trace.as_ref().and_then(|trace| trace.get(3..35));
             trace.map_or(Value::Nothing, Value::Text)
         }
     };
@@ -116,7 +116,7 @@ pub(super) fn write(
 /// Whom a request is for: the target says it better. A name and a password before it are nobody's business.
 fn host(entry: &Entry) -> Value<'_> {
     let target = entry.target.authority().map(|authority| authority.as_str().as_bytes());
-    let host = target.or_else(|| entry.host.as_ref().map(HeaderValue::as_bytes));
+    let host = target.or(entry.host.as_deref());
     host.map_or(Value::Nothing, |host| Value::Text(host.rsplit(|byte| *byte == b'@').next().unwrap_or(host)))
 }
 

@@ -52,7 +52,7 @@ impl Stream {
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) if frame.is_trailers() => Some(Ok(match frame.into_trailers() {
-                Ok(trailers) => Frame::trailers(clean_trailers(trailers)),
+                Ok(trailers) => Frame::trailers(clean_trailers(&trailers)),
                 Err(frame) => frame,
             })),
             frame => frame,

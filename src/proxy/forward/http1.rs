@@ -5,13 +5,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode};
 use http_body::Body as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::http1;
-use crate::message::{Request, Response};
+use crate::message::{Name, Request, Response};
 use crate::proxy::balance::Routed;
 use crate::proxy::body::{Body, RequestBody, Stream, UpstreamBody};
 use crate::proxy::connect;
@@ -24,11 +24,11 @@ use crate::registry::Failure;
 pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
     // Where it is: a future has the room for whatever is moved in it twice.
     let Routed { attempt: Attempt { request, tried, now }, upstream, .. } = &mut routed;
-    if !request.headers().contains_key(header::HOST) {
+    if !request.headers().contains(Name::Host) {
         // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
-        request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
+        request.headers_mut().append(Name::Host, &HeaderValue::from_static(""));
     }
-    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    let wants_upgrade = request.headers().contains(Name::Upgrade);
     if says_nothing_comes(request.body()) {
         if let Err(error) = end_of_nothing(request.body_mut()).await {
             return Err(Failed::finally(error, routed.attempt.tried));

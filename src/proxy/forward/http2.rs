@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::message::{Request, Response};
+use crate::message::{Name, Request, Response};
 use crate::proxy::Worker;
 use crate::proxy::balance::Routed;
 use crate::proxy::body::{Body, Progress, RequestBody, Stream, Upload, UploadHandle, UpstreamBody};
@@ -100,15 +100,15 @@ fn http2_head(request: &Request<RequestBody>) -> Result<(Uri, HeaderMap), Error>
     const LEFT_OUT: [HeaderName; 4] =
         [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::HOST];
     let headers = request.headers();
-    let mut fields = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers.iter().filter(|(name, _)| !LEFT_OUT.contains(name)) {
-        fields.append(name, value.clone());
+    let mut fields = HeaderMap::from(headers);
+    for name in LEFT_OUT {
+        fields.remove(name);
     }
-    let host = headers.get(header::HOST).filter(|host| !host.is_empty());
+    let host = headers.get(Name::Host).filter(|host| !host.is_empty());
     // Without a host h2 makes it a request of HTTP/1.0, which has no `:authority`.
     let Some(host) = host else { return Ok((request.uri().clone(), fields)) };
     let mut target = request.uri().clone().into_parts();
-    let authority = Authority::try_from(host.as_bytes());
+    let authority = Authority::try_from(host);
     target.authority = Some(authority.map_err(|_| Error::BadRequest("the Host is not one"))?);
     target.scheme = Some(Scheme::HTTP);
     let target = Uri::from_parts(target).map_err(|_| Error::BadRequest("the target is not a path"))?;

@@ -2,85 +2,105 @@
 
 use std::collections::HashSet;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderValue};
 
-use super::origin::{is_about_origin, origin_fields};
-use crate::message::Fields;
-use crate::proxy::identify::is_identity;
+use crate::message::{Fields, Name, Names};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Fields that are for one connection only, by their names alone.
+const FOR_ONE_CONNECTION: Names = Names::of(&[
+    Name::Connection,
+    Name::KeepAlive,
+    Name::ProxyAuthenticate,
+    Name::ProxyAuthorization,
+    Name::ProxyConnection,
+    Name::Te,
+    Name::TransferEncoding,
+    Name::Upgrade,
+]);
 
-/// Whether a field is for one connection only, by its name alone. A `match`, since every field of every message is asked.
-fn is_for_one_connection(name: &HeaderName) -> bool {
-    match *name {
-        header::CONNECTION
-        | header::TRANSFER_ENCODING
-        | header::UPGRADE
-        | header::TE
-        | header::PROXY_AUTHENTICATE
-        | header::PROXY_AUTHORIZATION => true,
-        _ => *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
-    }
-}
+/// Fields that a message must not lose because a `Connection` field names them: those without which it would mean something
+/// else, and those that the gateway has seen to already. A user must not be able to take away what a trusted proxy says
+/// of him by naming it there.
+const NOT_TO_BE_NAMED: Names = Names::of(&[
+    Name::ContentLength,
+    Name::Host,
+    Name::Forwarded,
+    Name::XForwardedFor,
+    Name::XForwardedHost,
+    Name::XForwardedProto,
+    Name::Traceparent,
+    Name::Tracestate,
+    Name::XRequestId,
+]);
+
+/// Fields that have no business in trailers (RFC 9110 §6.5.1): they frame or route a message, or say whose it is.
+const NOT_IN_TRAILERS: Names = Names::of(&[
+    Name::ContentEncoding,
+    Name::ContentLength,
+    Name::Host,
+    Name::Trailer,
+    Name::Authorization,
+    Name::Cookie,
+    Name::SetCookie,
+    Name::Forwarded,
+    Name::XForwardedFor,
+    Name::XForwardedHost,
+    Name::XForwardedProto,
+]);
 
 /// Removes what is for one connection only, by name or because a `Connection` field names it. Returns whether
 /// `TE: trailers` was among it.
 pub(super) fn remove_hop_by_hop(headers: &mut Fields) -> bool {
-    if !headers.keys().any(is_for_one_connection) {
+    if !headers.may_contain(FOR_ONE_CONNECTION) {
         return false;
     }
-    let wants_trailers = lists(headers, &header::TE, b"trailers");
+    let wants_trailers = lists(headers, Name::Te, b"trailers");
     let named = named_by_connection(headers);
-    headers.retain(|name| !is_for_one_connection(name) && !named.contains(name));
+    if !named.is_empty() {
+        headers.retain(|field| !named.contains(field.written_name()));
+    }
+    headers.remove_all(FOR_ONE_CONNECTION);
     wants_trailers
 }
 
-/// Removes from trailers what has no business there (RFC 9110 §6.5.1): whatever frames or routes a message or says whose it is,
-/// which has its place in the head, or is for one connection only.
-pub(in crate::proxy) fn clean_trailers(trailers: HeaderMap) -> HeaderMap {
+/// Removes from trailers what has its place in the head, or is for one connection only.
+pub(in crate::proxy) fn clean_trailers(trailers: &HeaderMap) -> HeaderMap {
     let mut fields = Fields::from(trailers);
     remove_hop_by_hop(&mut fields);
-    let about_user = [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE];
-    let framing = [header::CONTENT_LENGTH, header::HOST, header::TRAILER, header::CONTENT_ENCODING];
-    for name in framing.into_iter().chain(about_user).chain(origin_fields()) {
-        fields.remove(name);
-    }
-    HeaderMap::from(&mut fields)
+    fields.remove_all(NOT_IN_TRAILERS);
+    HeaderMap::from(&fields)
 }
 
 /// Whether a message is one of gRPC, by its type (`application/grpc`, `application/grpc+proto`, …).
 pub fn is_grpc(headers: &Fields) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    headers.get(Name::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
 /// Whether a field's list has a member, whatever its parameters.
-fn lists(headers: &Fields, name: &HeaderName, member: &[u8]) -> bool {
-    let members =
-        headers.get_all(name).flat_map(|value| value.as_bytes().split(|b| *b == b',' || *b == b';'));
-    members.into_iter().any(|found| found.trim_ascii().eq_ignore_ascii_case(member))
+fn lists(headers: &Fields, name: Name, member: &[u8]) -> bool {
+    let mut members = headers.get_all(name).flat_map(|value| value.split(|b| *b == b',' || *b == b';'));
+    members.any(|found| found.trim_ascii().eq_ignore_ascii_case(member))
 }
 
 /// Says that trailers are understood here (RFC 9110 §10.1.4), beside what `Connection` says already.
 pub(super) fn insert_te_trailers(headers: &mut Fields) {
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.append(header::CONNECTION, HeaderValue::from_static("te"));
+    headers.insert(Name::Te, &HeaderValue::from_static("trailers"));
+    headers.append(Name::Connection, &HeaderValue::from_static("te"));
 }
 
-/// The fields that `Connection` names, but for those without which the message would mean something else, and those
-/// that the gateway has seen to already: a user must not be able to take away what a trusted proxy says of him by naming
-/// it here. A set: there may be thousands, of which each field is asked.
-pub(super) fn named_by_connection(headers: &Fields) -> HashSet<HeaderName> {
+/// The fields that `Connection` names and that may be removed for it. A set: there may be thousands, of which each field is
+/// asked.
+pub(super) fn named_by_connection(headers: &Fields) -> HashSet<Vec<u8>> {
+    let names_none =
+        |value: &[u8]| value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close");
     headers
-        .get_all(header::CONNECTION)
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .get_all(Name::Connection)
+        .filter(|value| !names_none(value)) // as most do
+        .flat_map(|value| value.split(|b| *b == b','))
         .map(<[u8]>::trim_ascii)
-        .filter(|option| {
-            !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close")
-        })
-        .filter_map(|option| HeaderName::from_bytes(option).ok())
-        .filter(|name| name != header::HOST && name != header::CONTENT_LENGTH)
-        .filter(|name| !is_about_origin(name) && !is_identity(name))
+        .filter(|option| !names_none(option))
+        .map(<[u8]>::to_ascii_lowercase)
+        .filter(|name| !Name::of(name).is_some_and(|name| NOT_TO_BE_NAMED.contains(name)))
         .collect()
 }
 
@@ -91,22 +111,22 @@ pub(super) fn upgrade_wanted(headers: &Fields) -> Option<HeaderValue> {
         let name = name.trim_ascii().to_ascii_lowercase();
         name.starts_with(b"h2") || name.starts_with(b"http") || name.starts_with(b"tls")
     };
-    let protocol = headers.get(header::UPGRADE)?;
-    if headers.get_all(header::UPGRADE).any(|line| line.as_bytes().split(|b| *b == b',').any(is_http)) {
+    let protocol = headers.get(Name::Upgrade)?;
+    if headers.get_all(Name::Upgrade).any(|line| line.split(|b| *b == b',').any(is_http)) {
         return None;
     }
-    lists(headers, &header::CONNECTION, b"upgrade").then(|| protocol.clone())
+    lists(headers, Name::Connection, b"upgrade").then(|| HeaderValue::from_bytes(protocol).ok())?
 }
 
 /// Says the same on the next connection.
-pub(super) fn insert_upgrade(headers: &mut Fields, protocol: HeaderValue) {
-    headers.insert(header::UPGRADE, protocol);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+pub(super) fn insert_upgrade(headers: &mut Fields, protocol: &HeaderValue) {
+    headers.insert(Name::Upgrade, protocol);
+    headers.insert(Name::Connection, &HeaderValue::from_static("upgrade"));
 }
 
 /// Whether a field is for one connection only, by the names that RFC 9110 has in §7.6.1 and §11.7, not by the table above.
 #[cfg(test)]
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     let names = [
         "connection",
         "keep-alive",
@@ -117,7 +137,7 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
         "transfer-encoding",
         "upgrade",
     ];
-    names.contains(&name.as_str())
+    names.iter().any(|other| other.as_bytes() == name)
 }
 
 #[cfg(test)]
@@ -125,11 +145,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message::Field;
 
     fn headers(fields: &[(&str, &str)]) -> Fields {
         let mut headers = Fields::new();
         for (name, value) in fields {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers.append_checked(name.as_bytes(), value.as_bytes());
         }
         headers
     }
@@ -178,7 +199,7 @@ mod tests {
             let named = named_by_connection(&before);
             let mut after = before;
             remove_hop_by_hop(&mut after);
-            prop_assert!(after.keys().all(|name| !is_hop_by_hop(name) && !named.contains(name)));
+            prop_assert!(after.iter().map(Field::written_name).all(|name| !is_hop_by_hop(name) && !named.contains(name)));
         }
     }
 }

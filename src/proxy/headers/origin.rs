@@ -5,37 +5,20 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderName, HeaderValue, header};
+use http::HeaderValue;
 
 use super::Client;
 use crate::addr::Networks;
-use crate::message::Fields;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// The fields that say where a request came from.
-pub(super) fn origin_fields() -> [HeaderName; 4] {
-    [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, header::FORWARDED]
-}
-
-/// Whether a field says where a request came from.
-pub(super) fn is_about_origin(name: &HeaderName) -> bool {
-    name == X_FORWARDED_FOR
-        || name == X_FORWARDED_PROTO
-        || name == X_FORWARDED_HOST
-        || name == header::FORWARDED
-}
+use crate::message::{Field, Fields, Name};
 
 /// Whether a field says where a request came from, also to a dataserver behind CGI or WSGI, where an underscore and a hyphen
 /// are the same.
-fn looks_as_if(name: &HeaderName) -> bool {
-    match name.as_str().as_bytes() {
+fn looks_as_if(field: Field<'_>) -> bool {
+    match field.written_name() {
         [b'x', separator @ (b'-' | b'_'), rest @ ..] => rest.strip_prefix(b"forwarded").is_some_and(|rest| {
             *separator == b'_' || rest.contains(&b'_') || matches!(rest, b"-for" | b"-proto" | b"-host")
         }),
-        _ => *name == header::FORWARDED,
+        _ => field.name() == Some(Name::Forwarded),
     }
 }
 
@@ -59,35 +42,36 @@ impl Origin {
         }
     }
 
-    /// Says it of a request for this host; these are proxies whose word on that counts.
-    pub(super) fn tell(&self, headers: &mut Fields, host: Option<HeaderValue>, trusted_proxies: &Networks) {
+    /// Says it of a request whose `Host` was settled; these are proxies whose word on that counts.
+    pub(super) fn tell(&self, headers: &mut Fields, trusted_proxies: &Networks) {
         if trusted_proxies.contains(self.ip) {
-            return self.add(headers, host);
+            return self.add(headers);
         }
-        headers.retain(|name| !looks_as_if(name));
-        headers.append(X_FORWARDED_FOR, self.address.clone());
-        headers.append(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-        if let Some(host) = host {
-            headers.append(X_FORWARDED_HOST, host);
-        }
+        headers.retain(|field| !looks_as_if(field));
+        headers.append(Name::XForwardedFor, &self.address);
+        headers.append(Name::XForwardedProto, &HeaderValue::from_static(self.proto));
+        headers.append_as(Name::XForwardedHost, Name::Host);
     }
 
     /// Says it of a request from a trusted proxy, after what that says.
-    fn add(&self, headers: &mut Fields, host: Option<HeaderValue>) {
+    fn add(&self, headers: &mut Fields) {
         // A chain that begins in the middle would name the proxy as the client.
-        if headers.contains_key(header::FORWARDED) {
-            extend(headers, header::FORWARDED, &self.forwarded(host.as_ref()));
+        if headers.contains(Name::Forwarded) {
+            let member = self.forwarded(headers.get(Name::Host));
+            extend(headers, Name::Forwarded, &member);
         }
-        extend(headers, X_FORWARDED_FOR, self.address.as_bytes());
-        headers.insert_if_absent(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-        if let Some(host) = host {
-            headers.insert_if_absent(X_FORWARDED_HOST, host);
+        extend(headers, Name::XForwardedFor, self.address.as_bytes());
+        if !headers.contains(Name::XForwardedProto) {
+            headers.append(Name::XForwardedProto, &HeaderValue::from_static(self.proto));
+        }
+        if !headers.contains(Name::XForwardedHost) {
+            headers.append_as(Name::XForwardedHost, Name::Host);
         }
     }
 
     /// This gateway's element of `Forwarded` (RFC 7239 §4). A host that went through the checks has nothing in it
     /// that would end a quoted string.
-    fn forwarded(&self, host: Option<&HeaderValue>) -> Vec<u8> {
+    fn forwarded(&self, host: Option<&[u8]>) -> Vec<u8> {
         let mut element = match self.ip {
             IpAddr::V4(ip) => format!("for={ip};"),
             IpAddr::V6(ip) => format!("for=\"[{ip}]\";"),
@@ -95,7 +79,7 @@ impl Origin {
         .into_bytes();
         if let Some(host) = host {
             element.extend_from_slice(b"host=\"");
-            element.extend_from_slice(host.as_bytes());
+            element.extend_from_slice(host);
             element.extend_from_slice(b"\";");
         }
         element.extend_from_slice(b"proto=");
@@ -118,13 +102,13 @@ fn text(ip: IpAddr) -> String {
 }
 
 /// Adds a member to a list, whose lines become one (RFC 9110 §5.3): many a dataserver reads only the first.
-fn extend(headers: &mut Fields, name: HeaderName, member: &[u8]) {
-    let lines = headers.get_all(&name).map(|line| line.as_bytes().trim_ascii());
+fn extend(headers: &mut Fields, name: Name, member: &[u8]) {
+    let lines = headers.get_all(name).map(<[u8]>::trim_ascii);
     let mut members: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
     members.push(member);
     // Values that are fine one by one are fine joined.
     if let Ok(joined) = HeaderValue::from_bytes(&members.join(&b", "[..])) {
-        headers.insert(name, joined);
+        headers.insert(name, &joined);
     }
 }
 
@@ -142,78 +126,83 @@ mod tests {
     #[test]
     fn http_24_a_field_that_looks_like_ours_with_underscores_is_removed() {
         for name in ["x_forwarded_for", "x-forwarded_for", "x_forwarded-host"] {
-            let name = HeaderName::from_static(name);
             assert!(
-                !told("9.9.9.9", false, "", &[(name.clone(), "127.0.0.1")]).contains_key(&name),
+                !told("9.9.9.9", false, "", &[(name, "127.0.0.1")])
+                    .iter()
+                    .any(|field| field.written_name() == name.as_bytes()),
                 "{name}"
             );
         }
         for name in ["x_forward", "x-forwarded-port", "x_other"] {
-            let name = HeaderName::from_static(name);
-            assert!(told("9.9.9.9", false, "", &[(name.clone(), "1")]).contains_key(&name), "{name}");
+            assert!(
+                told("9.9.9.9", false, "", &[(name, "1")])
+                    .iter()
+                    .any(|field| field.written_name() == name.as_bytes()),
+                "{name}"
+            );
         }
     }
 
-    fn told(ip: &str, over_tls: bool, trusted: &str, fields: &[(HeaderName, &'static str)]) -> Fields {
+    fn told(ip: &str, over_tls: bool, trusted: &str, fields: &[(&str, &str)]) -> Fields {
         let config: crate::config::Config =
             format!("gateway: {{trusted_proxies: [{trusted}]}}").parse().unwrap();
         let client = Client { ip: ip.parse().unwrap(), over_tls };
         let mut headers = Fields::new();
+        headers.append(Name::Host, &HeaderValue::from_static("a:81"));
         for (name, value) in fields {
-            headers.append(name.clone(), HeaderValue::from_static(value));
+            headers.append_checked(name.as_bytes(), value.as_bytes());
         }
-        let host = Some(HeaderValue::from_static("a:81"));
-        Origin::new(client).tell(&mut headers, host, &config.gateway.trusted_proxies);
+        Origin::new(client).tell(&mut headers, &config.gateway.trusted_proxies);
         headers
     }
 
-    fn all<'a>(headers: &'a Fields, name: &HeaderName) -> Vec<&'a str> {
-        headers.get_all(name).map(|value| value.to_str().unwrap()).collect()
+    fn all(headers: &Fields, name: Name) -> Vec<&str> {
+        headers.get_all(name).map(|value| str::from_utf8(value).unwrap()).collect()
     }
 
     #[test]
     fn http_24_what_a_stranger_says_is_replaced() {
         let said = [
-            (X_FORWARDED_FOR, "6.6.6.6"),
-            (X_FORWARDED_PROTO, "https"),
-            (X_FORWARDED_HOST, "evil"),
-            (header::FORWARDED, "for=6.6.6.6"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=6.6.6.6"),
         ];
         let headers = told("::ffff:8.8.8.8", false, "private", &said);
-        assert_eq!(all(&headers, &X_FORWARDED_FOR), ["8.8.8.8"]);
-        assert_eq!(all(&headers, &X_FORWARDED_PROTO), ["http"]);
-        assert_eq!(all(&headers, &X_FORWARDED_HOST), ["a:81"]);
-        assert!(all(&headers, &header::FORWARDED).is_empty());
+        assert_eq!(all(&headers, Name::XForwardedFor), ["8.8.8.8"]);
+        assert_eq!(all(&headers, Name::XForwardedProto), ["http"]);
+        assert_eq!(all(&headers, Name::XForwardedHost), ["a:81"]);
+        assert!(all(&headers, Name::Forwarded).is_empty());
     }
 
     #[test]
     fn http_24_what_a_trusted_proxy_says_stays_and_ours_comes_last() {
         let said = [
-            (X_FORWARDED_FOR, "6.6.6.6 "),
-            (X_FORWARDED_FOR, ""),
-            (X_FORWARDED_FOR, "7.7.7.7, 8.8.8.8"),
-            (X_FORWARDED_PROTO, "ftp"),
-            (X_FORWARDED_HOST, "b"),
-            (header::FORWARDED, "for=6.6.6.6"),
-            (header::FORWARDED, "for=_x"),
+            ("x-forwarded-for", "6.6.6.6 "),
+            ("x-forwarded-for", ""),
+            ("x-forwarded-for", "7.7.7.7, 8.8.8.8"),
+            ("x-forwarded-proto", "ftp"),
+            ("x-forwarded-host", "b"),
+            ("forwarded", "for=6.6.6.6"),
+            ("forwarded", "for=_x"),
         ];
         let headers = told("10.0.0.1", true, "private", &said);
-        assert_eq!(all(&headers, &X_FORWARDED_FOR), ["6.6.6.6, 7.7.7.7, 8.8.8.8, 10.0.0.1"]);
-        assert_eq!(all(&headers, &X_FORWARDED_PROTO), ["ftp"]);
-        assert_eq!(all(&headers, &X_FORWARDED_HOST), ["b"]);
+        assert_eq!(all(&headers, Name::XForwardedFor), ["6.6.6.6, 7.7.7.7, 8.8.8.8, 10.0.0.1"]);
+        assert_eq!(all(&headers, Name::XForwardedProto), ["ftp"]);
+        assert_eq!(all(&headers, Name::XForwardedHost), ["b"]);
         let forwarded = "for=6.6.6.6, for=_x, for=10.0.0.1;host=\"a:81\";proto=https";
-        assert_eq!(all(&headers, &header::FORWARDED), [forwarded]);
+        assert_eq!(all(&headers, Name::Forwarded), [forwarded]);
     }
 
     #[test]
     fn http_24_what_a_trusted_proxy_does_not_say_is_said_here() {
         let headers = told("fd00::1", true, "private", &[]);
-        assert_eq!(all(&headers, &X_FORWARDED_FOR), ["fd00::1"]);
-        assert_eq!(all(&headers, &X_FORWARDED_PROTO), ["https"]);
-        assert_eq!(all(&headers, &X_FORWARDED_HOST), ["a:81"]);
-        assert!(all(&headers, &header::FORWARDED).is_empty());
-        let headers = told("fd00::1", false, "private", &[(header::FORWARDED, "for=unknown")]);
+        assert_eq!(all(&headers, Name::XForwardedFor), ["fd00::1"]);
+        assert_eq!(all(&headers, Name::XForwardedProto), ["https"]);
+        assert_eq!(all(&headers, Name::XForwardedHost), ["a:81"]);
+        assert!(all(&headers, Name::Forwarded).is_empty());
+        let headers = told("fd00::1", false, "private", &[("forwarded", "for=unknown")]);
         let forwarded = "for=unknown, for=\"[fd00::1]\";host=\"a:81\";proto=http";
-        assert_eq!(all(&headers, &header::FORWARDED), [forwarded]);
+        assert_eq!(all(&headers, Name::Forwarded), [forwarded]);
     }
 }

@@ -1,48 +1,44 @@
 //! What a request is for: its host and its target (RFC 9112 §3.2, RFC 9113 §8.3.1).
 
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Method, Version, header};
+use http::{HeaderValue, Method, Version};
 
-use crate::message::{Fields, RequestHead, Response};
+use crate::message::{Fields, Name, RequestHead, Response};
 use crate::proxy::error::Error;
 
 /// The methods that are forwarded, of those that everybody knows.
 pub(in crate::proxy) const ALLOW: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
 
-/// Brings the target into origin form and the host into the `Host` field. Returns that host.
+/// Brings the target into origin form and the host into the `Host` field.
 ///
 /// # Errors
 /// When it is not certain whom the request is for.
-pub(super) fn settle(head: &mut RequestHead) -> Result<Option<HeaderValue>, Error> {
-    let field = head.headers.get(header::HOST);
-    if head.headers.count(header::HOST) > 1 {
+pub(super) fn settle(head: &mut RequestHead) -> Result<(), Error> {
+    let field = head.headers.get(Name::Host);
+    if head.headers.count(Name::Host) > 1 {
         return Err(Error::BadRequest("there is more than one Host"));
     }
     if field.is_none() && head.version == Version::HTTP_11 {
         return Err(Error::BadRequest("there is no Host"));
     }
-    if field.is_some_and(|host| !is_host(host.as_bytes())) {
+    if field.is_some_and(|host| !is_host(host)) {
         return Err(Error::BadRequest("the Host is not one"));
     }
     if head.uri.authority().is_some() && head.uri.scheme().is_none() && head.version != Version::HTTP_2 {
         return Err(Error::BadRequest("the target is neither a path nor a URL"));
     }
-    let host = match head.uri.authority() {
-        None => field.cloned(),
-        // The target's own authority wins.
-        Some(authority) => {
-            let host = HeaderValue::from_str(authority.as_str()).ok().filter(|host| is_host(host.as_bytes()));
-            let host = host.ok_or(Error::BadRequest("the target's host is not one"))?;
-            head.headers.insert(header::HOST, host.clone());
-            head.uri = Uri::from(path(head)?);
-            Some(host)
-        }
-    };
+    // The target's own authority wins.
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).ok().filter(|host| is_host(host.as_bytes()));
+        let host = host.ok_or(Error::BadRequest("the target's host is not one"))?;
+        head.headers.insert(Name::Host, &host);
+        head.uri = Uri::from(path(head)?);
+    }
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Error::BadRequest("only OPTIONS has the target *"));
     }
-    Ok(host)
+    Ok(())
 }
 
 /// What an absolute target has after its authority, or what `:path` says.
@@ -67,20 +63,20 @@ pub(super) fn is_for_us(head: &mut RequestHead) -> bool {
     }
     let Some(left) = max_forwards(&head.headers) else { return false };
     if let Some(less) = left.checked_sub(1) {
-        head.headers.insert(header::MAX_FORWARDS, HeaderValue::from(less));
+        head.headers.insert(Name::MaxForwards, &HeaderValue::from(less));
     }
     left == 0
 }
 
 fn max_forwards(headers: &Fields) -> Option<u64> {
-    let text = headers.get(header::MAX_FORWARDS)?.to_str().ok()?;
+    let text = str::from_utf8(headers.get(Name::MaxForwards)?).ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// The answer to an OPTIONS that is for us.
 pub(super) fn options() -> Response<()> {
     let mut response = Response::new(());
-    response.headers_mut().insert(header::ALLOW, ALLOW);
+    response.headers_mut().insert(Name::Allow, &ALLOW);
     response
 }
 

@@ -1,8 +1,8 @@
 //! Saying that a message went through here (RFC 9110 §7.6.3), and seeing that one already did.
 
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, Version};
 
-use crate::message::Fields;
+use crate::message::{Fields, Name};
 
 /// This gateway's entries in `Via`. Its name there is its own: two gateways in a row are no loop.
 pub(in crate::proxy) struct Via {
@@ -26,7 +26,7 @@ impl Via {
 
     /// Whether a message with these fields went through this gateway.
     pub(super) fn names_us(&self, headers: &Fields) -> bool {
-        headers.get_all(header::VIA).filter_map(|value| value.to_str().ok()).any(|value| {
+        headers.get_all(Name::Via).filter_map(|value| str::from_utf8(value).ok()).any(|value| {
             value.split(',').any(|entry| entry.split_ascii_whitespace().nth(1) == Some(self.name.as_str()))
         })
     }
@@ -38,7 +38,7 @@ impl Via {
             Version::HTTP_2 => &self.http2,
             _ => &self.http11,
         };
-        headers.append(header::VIA, entry.clone());
+        headers.append(Name::Via, entry);
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
     fn http_23_our_own_entry_is_known_among_others() {
         let (ours, other) = (Via::new(), Via::new());
         let mut headers = Fields::new();
-        headers.append(header::VIA, HeaderValue::from_static("1.0 fred, 1.1 p.example.net (comment)"));
+        headers.append(Name::Via, &HeaderValue::from_static("1.0 fred, 1.1 p.example.net (comment)"));
         other.add(&mut headers, Version::HTTP_11);
         assert!(!ours.names_us(&headers) && other.names_us(&headers));
         ours.add(&mut headers, Version::HTTP_2);
