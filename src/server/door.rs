@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -49,6 +50,9 @@ impl Door {
                 && let Poll::Ready(accepted) = listener.poll_accept(cx)
             {
                 self.first = index + 1;
+                if let Ok((stream, _)) = &accepted {
+                    expect_nothing_yet(stream);
+                }
                 return Poll::Ready(accepted);
             }
         }
@@ -80,5 +84,32 @@ impl Door {
     /// As [`close`](Self::close), where somebody else has the listeners as well and takes whoever is in their queues.
     pub(super) fn leave(self) -> VecDeque<Waiting> {
         VecDeque::from_iter(self.waiting)
+    }
+}
+
+/// Tokio takes a new socket for readable, and a read before the first request has come would be in vain. Only for one that was
+/// registered just now, and by a runtime of one thread: it must not have been told of anything yet, which it would forget.
+fn expect_nothing_yet(stream: &TcpStream) {
+    let nothing: io::Result<()> = stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+    drop(nothing); // that is what it says
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_before_its_connection_was_accepted_is_read_when_the_kernel_has_told_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut user = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        user.write_all(b"early").unwrap(); // loopback delivers before this returns
+        let mut door = Door::new(vec![listener], Arc::new(Semaphore::new(1)));
+        let (stream, _, _place) = door.next().await.unwrap();
+        let mut bytes = [0; 9];
+        assert_eq!(stream.try_read(&mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        stream.readable().await.unwrap();
+        assert_eq!(stream.try_read(&mut bytes).unwrap(), 5);
     }
 }
