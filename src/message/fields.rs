@@ -1,6 +1,7 @@
 //! The fields of a head.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -40,6 +41,11 @@ impl Line {
     fn of(self, text: &[u8]) -> Field<'_> {
         Field { line: self, text }
     }
+
+    /// Where its value is.
+    fn value(self) -> Range<usize> {
+        self.colon + COLON.len()..self.end - END.len()
+    }
 }
 
 /// One field.
@@ -67,8 +73,7 @@ impl<'f> Field<'f> {
 
     /// What it says, without what may stand around it.
     pub fn value(self) -> &'f [u8] {
-        let end = self.line.end.saturating_sub(END.len());
-        self.text.get(self.line.colon + COLON.len()..end).unwrap_or_default()
+        self.text.get(self.line.value()).unwrap_or_default()
     }
 
     /// All of it as HTTP/1 has it, with the end of the line.
@@ -143,40 +148,45 @@ impl Fields {
 
     /// Adds one after all the others.
     pub fn append(&mut self, name: Name, value: &HeaderValue) {
-        self.append_value(name, value.as_bytes());
+        let start = self.begin_line(name);
+        self.text.extend_from_slice(value.as_bytes());
+        self.end_line(Some(name), start, name.as_bytes().len());
     }
 
-    fn append_value(&mut self, name: Name, value: &[u8]) {
-        let start = self.text.len();
-        self.text.extend_from_slice(name.as_bytes());
-        self.append_to_name(start, Some(name), value);
+    /// Adds one after all the others that says what the first one of another name says, if there is one.
+    pub fn append_as(&mut self, name: Name, other: Name) {
+        if let Some(line) = self.lines.iter().find(|line| line.name == Some(other)) {
+            let value = line.value();
+            let start = self.begin_line(name);
+            self.text.extend_from_within(value);
+            self.end_line(Some(name), start, name.as_bytes().len());
+        }
     }
 
     /// Adds one after all the others, of which is known that the name is a token, in whatever case, and that the value has
     /// no control characters but tabs.
     pub(crate) fn append_checked(&mut self, name: &[u8], value: &[u8]) {
-        let start = self.text.len();
+        let (start, length) = (self.text.len(), name.len());
         self.text.extend(name.iter().map(u8::to_ascii_lowercase));
         let name = Name::of(self.text.get(start..).unwrap_or_default());
-        self.append_to_name(start, name, value);
-    }
-
-    /// Adds the rest to a name that is written already.
-    fn append_to_name(&mut self, start: usize, name: Option<Name>, value: &[u8]) {
-        let colon = self.text.len();
         self.text.extend_from_slice(COLON);
         self.text.extend_from_slice(value);
-        self.text.extend_from_slice(END);
-        self.lines.push(Line { name, start, colon, end: self.text.len() });
-        if let Some(name) = name {
-            self.names.insert(name);
-        }
+        self.end_line(name, start, length);
     }
 
-    /// Adds one after all the others that says what the first one of another name says, if there is one.
-    pub fn append_as(&mut self, name: Name, other: Name) {
-        if let Some(value) = self.get(other).map(<[u8]>::to_vec) {
-            self.append_value(name, &value);
+    /// Writes a line up to its value. Returns where it begins.
+    fn begin_line(&mut self, name: Name) -> usize {
+        let start = self.text.len();
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(COLON);
+        start
+    }
+
+    fn end_line(&mut self, name: Option<Name>, start: usize, length: usize) {
+        self.text.extend_from_slice(END);
+        self.lines.push(Line { name, start, colon: start + length, end: self.text.len() });
+        if let Some(name) = name {
+            self.names.insert(name);
         }
     }
 

@@ -21,80 +21,90 @@ use crate::proxy::retry::{Attempt, Failed};
 use crate::proxy::{Settings, Worker};
 use crate::registry::Failure;
 
-pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<Response<Body>, Box<Failed>> {
-    // Where it is: a future has the room for whatever is moved in it twice.
-    let Routed { attempt: Attempt { request, tried, now }, upstream, .. } = &mut routed;
-    if !request.headers().contains(Name::Host) {
-        // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
-        request.headers_mut().append(Name::Host, &HeaderValue::from_static(""));
-    }
-    let wants_upgrade = request.headers().contains(Name::Upgrade);
-    if says_nothing_comes(request.body()) {
-        if let Err(error) = end_of_nothing(request.body_mut()).await {
-            return Err(Failed::finally(error, routed.attempt.tried));
+#[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
+pub(super) fn exchange(
+    worker: Rc<Worker>,
+    mut routed: Routed,
+) -> impl Future<Output = Result<Response<Body>, Box<Failed>>> {
+    async move {
+        // Where it is: a future has the room for whatever is moved in it twice.
+        let Routed { attempt: Attempt { request, tried, now }, upstream, .. } = &mut routed;
+        if !request.headers().contains(Name::Host) {
+            // Users of HTTP/1.0 and HTTP/2 may leave it out; towards a dataserver it must be there.
+            request.headers_mut().append(Name::Host, &HeaderValue::from_static(""));
         }
-        *now = Instant::now();
-    }
-    let settings = worker.settings();
-    let timeouts = &settings.timeouts;
-    let mut lease = Lease::new(upstream.clone(), *now);
-    loop {
-        let kept = upstream.http1.take_idle(*now, timeouts.pool_idle);
-        let was_kept = kept.is_some();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => match Box::pin(connect::http1(&worker, upstream)).await {
-                Ok(connection) => connection,
-                Err(failure) => {
-                    tried.again = tried.again.filter(|id| *id != upstream.id);
-                    return Err(Failed::unsent(routed, failure));
-                }
-            },
-        };
-        let length = request.body().size_hint().exact();
-        let limit = (!connect::may_have_no_room(length)).then_some(timeouts.unacknowledged);
-        connection.limit_unacknowledged(limit);
-        let asked = if was_kept { *now } else { Instant::now() };
-        let no_answer = match send(&mut connection, request, &settings, asked).await {
-            // Nobody asked for another protocol.
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade => {
-                NoAnswer::Malformed
+        let wants_upgrade = request.headers().contains(Name::Upgrade);
+        if says_nothing_comes(request.body()) {
+            if let Err(error) = end_of_nothing(request.body_mut()).await {
+                return Err(Failed::finally(error, routed.attempt.tried));
             }
-            Ok(response) => {
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    // What is sent in a tunnel may be read whenever its dataserver likes.
-                    connection.limit_unacknowledged(None);
-                }
-                upstream.answered(response.status().as_u16());
-                routed.attempt.request.into_parts().0.recycle();
-                lease.hold(connection);
-                return Ok(response.map(|body| {
-                    Body::from_upstream(UpstreamBody::new(Stream::Answer(body), timeouts.idle_body, lease))
-                }));
-            }
-            Err(no_answer) => no_answer,
-        };
-        if was_kept {
-            // Its other connections were idle for longer: they have most likely ended, too.
-            upstream.http1.close_all_idle();
-            tried.again = Some(upstream.id);
+            *now = Instant::now();
         }
-        return Err(match no_answer {
-            // It had been closed while it was idle: that is no fault of the dataserver, which may take a new one.
-            NoAnswer::Unsent if was_kept => continue,
-            NoAnswer::Unsent => Failed::unsent(routed, Failure::Closed),
-            // Also if it is malformed: it may have been the rest of the answer before.
-            NoAnswer::Closed | NoAnswer::Malformed if was_kept => {
-                Failed::sent_on_kept(routed, Failure::Closed)
+        let settings = worker.settings();
+        let timeouts = &settings.timeouts;
+        let mut lease = Lease::new(upstream.clone(), *now);
+        loop {
+            let kept = upstream.http1.take_idle(*now, timeouts.pool_idle);
+            let was_kept = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match Box::pin(connect::http1(&worker, upstream)).await {
+                    Ok(connection) => connection,
+                    Err(failure) => {
+                        tried.again = tried.again.filter(|id| *id != upstream.id);
+                        return Err(Failed::unsent(routed, failure));
+                    }
+                },
+            };
+            let length = request.body().size_hint().exact();
+            let limit = (!connect::may_have_no_room(length)).then_some(timeouts.unacknowledged);
+            connection.limit_unacknowledged(limit);
+            let asked = if was_kept { *now } else { Instant::now() };
+            let no_answer = match send(&mut connection, request, &settings, asked).await {
+                // Nobody asked for another protocol.
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade => {
+                    NoAnswer::Malformed
+                }
+                Ok(response) => {
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // What is sent in a tunnel may be read whenever its dataserver likes.
+                        connection.limit_unacknowledged(None);
+                    }
+                    upstream.answered(response.status().as_u16());
+                    routed.attempt.request.into_parts().0.recycle();
+                    lease.hold(connection);
+                    return Ok(response.map(|body| {
+                        Body::from_upstream(UpstreamBody::new(
+                            Stream::Answer(body),
+                            timeouts.idle_body,
+                            lease,
+                        ))
+                    }));
+                }
+                Err(no_answer) => no_answer,
+            };
+            if was_kept {
+                // Its other connections were idle for longer: they have most likely ended, too.
+                upstream.http1.close_all_idle();
+                tried.again = Some(upstream.id);
             }
-            // Something between here and there may have forgotten the connection.
-            NoAnswer::Lost if was_kept => Failed::sent_on_kept(routed, Failure::Lost),
-            NoAnswer::Lost => Failed::sent(routed, Failure::Lost),
-            NoAnswer::Closed => Failed::sent(routed, Failure::Closed),
-            NoAnswer::Malformed => Failed::sent(routed, Failure::Protocol),
-            NoAnswer::TimedOut => Failed::sent(routed, Failure::HeadTimeout),
-            NoAnswer::User(error) => Failed::finally(error, routed.attempt.tried),
-        });
+            return Err(match no_answer {
+                // It had been closed while it was idle: that is no fault of the dataserver, which may take a new one.
+                NoAnswer::Unsent if was_kept => continue,
+                NoAnswer::Unsent => Failed::unsent(routed, Failure::Closed),
+                // Also if it is malformed: it may have been the rest of the answer before.
+                NoAnswer::Closed | NoAnswer::Malformed if was_kept => {
+                    Failed::sent_on_kept(routed, Failure::Closed)
+                }
+                // Something between here and there may have forgotten the connection.
+                NoAnswer::Lost if was_kept => Failed::sent_on_kept(routed, Failure::Lost),
+                NoAnswer::Lost => Failed::sent(routed, Failure::Lost),
+                NoAnswer::Closed => Failed::sent(routed, Failure::Closed),
+                NoAnswer::Malformed => Failed::sent(routed, Failure::Protocol),
+                NoAnswer::TimedOut => Failed::sent(routed, Failure::HeadTimeout),
+                NoAnswer::User(error) => Failed::finally(error, routed.attempt.tried),
+            });
+        }
     }
 }
 
