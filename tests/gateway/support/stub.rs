@@ -39,6 +39,8 @@ impl Stub {
     /// Hands every connection to `serve`.
     pub fn raw(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // The kernel drops who finds no room in the queue, and one second later, when it is tried again, is too late.
+        SockRef::from(&listener).listen(4096).unwrap();
         let addr = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let (serve, counted) = (Arc::new(serve), connections.clone());
