@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
@@ -23,14 +24,14 @@ use crate::proxy::{self, Body, Incoming};
 /// worker has none.
 #[derive(Clone)]
 pub(super) struct AdminOnly {
-    admin: Admin,
+    /// And the control runtime. Shared by the connections of a thread, most of which never ask it anything.
+    admin: Rc<(Admin, Handle)>,
     client: IpAddr,
-    control: Handle,
 }
 
 impl AdminOnly {
-    pub(super) fn new(admin: Admin, client: IpAddr, control: Handle) -> Self {
-        Self { admin, client, control }
+    pub(super) fn new(admin: Rc<(Admin, Handle)>, client: IpAddr) -> Self {
+        Self { admin, client }
     }
 }
 
@@ -46,8 +47,9 @@ impl Service<Request<Incoming>> for AdminOnly {
     fn call(&mut self, request: Request<Incoming>) -> AdminFuture {
         // Nothing there takes a body, and a user's belongs to this thread.
         let request = request.map(|_| axum::body::Body::empty()).into();
-        let answer = self.admin.clone().answer(self.client, request);
-        AdminFuture { answer: AbortOnDropHandle::new(self.control.spawn(answer)) }
+        let (admin, control) = &*self.admin;
+        let answer = admin.clone().answer(self.client, request);
+        AdminFuture { answer: AbortOnDropHandle::new(control.spawn(answer)) }
     }
 }
 

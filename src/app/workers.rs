@@ -1,6 +1,7 @@
 //! The threads of the data plane: one a worker, and one for the admin paths if they have a listener of their own.
 
 use std::net::TcpListener as StdListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -197,8 +198,8 @@ impl Shared {
     }
 
     fn admin_service(&self) -> impl Fn(Client) -> AdminOnly + use<> {
-        let (admin, control) = (self.admin.clone(), self.control.clone());
-        move |client| AdminOnly::new(admin.clone(), client.ip, control.clone())
+        let admin = Rc::new((self.admin.clone(), self.control.clone()));
+        move |client| AdminOnly::new(admin.clone(), client.ip)
     }
 }
 
