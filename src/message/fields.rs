@@ -28,7 +28,7 @@ pub struct Fields {
     names: Names,
 }
 
-/// Where a line is in the text.
+/// Where a line is in the text. It stays there: nothing is taken out of the text before all is, and the lines with it.
 #[derive(Clone, Copy)]
 struct Line {
     name: Option<Name>,
@@ -42,7 +42,7 @@ impl Line {
         Field { line: self, text }
     }
 
-    /// Where its value is.
+    /// Where its value is: every line has the two that stand around it.
     fn value(self) -> Range<usize> {
         self.colon + COLON.len()..self.end - END.len()
     }
@@ -158,7 +158,7 @@ impl Fields {
         if let Some(line) = self.lines.iter().find(|line| line.name == Some(other)) {
             let value = line.value();
             let start = self.begin_line(name);
-            self.text.extend_from_within(value);
+            self.text.extend_from_within(value); // a line is always within the text
             self.end_line(Some(name), start, name.as_bytes().len());
         }
     }
@@ -196,7 +196,7 @@ impl Fields {
         let first = self.lines.iter().position(|line| line.name == Some(name));
         self.append(name, value);
         if let Some(first) = first {
-            self.lines.swap_remove(first); // puts the last in its place
+            self.lines.swap_remove(first); // puts the last in its place; it is there, and one more than before
         }
     }
 
