@@ -146,7 +146,7 @@ impl App {
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
         if let Some(nsq) = doors.nsq.take() {
-            tasks.spawn_late("embedded NSQ", |end| nsq.run(end.cancelled_owned()));
+            tasks.spawn_offer("embedded NSQ", |end| nsq.run(end.cancelled_owned()));
         }
         let signed = Signed::of(&now, None).map_err(anyhow::Error::new)?.map(Arc::new);
         let protocol = now.gateway.upstream_protocol;
@@ -155,7 +155,7 @@ impl App {
         let intake = Arc::new(intake);
         let embedded_nsqd = nsq_addrs.map(|nsq| [nsq.tcp, nsq.http]);
         let subscriber = Subscriber::new(config.clone(), embedded_nsqd, intake.clone(), metrics.clone())?;
-        tasks.spawn_early("NSQ subscriber", |stop| subscriber.run(stop));
+        tasks.spawn_user("NSQ subscriber", |stop| subscriber.run(stop));
         let liveness = Liveness::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
         tasks.spawn_endless("liveness", liveness.run());
         let publisher = registry.clone();
@@ -168,11 +168,12 @@ impl App {
         // Before anybody is served: the first user should find dataservers.
         let snapshot = Snapshot::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
         let before = Before { predecessor, snapshot: &snapshot, waiting: doors.listen.shared };
-        if !before.served(&registry, &metrics, &dialable, &now, &stop).await? {
+        let served = before.served(&registry, &metrics, &dialable, &now, &stop).await;
+        if !matches!(served, Ok(true)) {
             tasks.stop().await;
-            return Ok(());
+            return served.map(|_| ()).map_err(StartError::Other);
         }
-        tasks.spawn_late("snapshot on disk", |stop| snapshot.keep(stop));
+        tasks.spawn_until_handed_over("snapshot on disk", |stop| snapshot.keep(stop));
 
         // Data: each worker on a thread of its own.
         let access_log = AccessLog::start(&now.log, &metrics)?;
@@ -222,13 +223,11 @@ impl App {
             error = workers.one_ended() => Err(error),
             task = tasks.one_failed() => Err(anyhow::anyhow!("{task} failed")),
         };
-        // With its copies of the sockets, which would keep the port.
-        drop(succession);
         let result = result.inspect_err(|error| tracing::error!(%error, "the gateway cannot go on"));
         admin.drain();
         let (_, drain) = drain_times(&config.now());
         notifier.stopping(drain + END);
-        wind_up(workers, *result.as_ref().unwrap_or(&Leave::Close), tasks, drain).await;
+        wind_up(workers, *result.as_ref().unwrap_or(&Leave::Close), succession, tasks, drain).await;
         access_log.flush();
         result.map(|_| ()).map_err(StartError::Other)
     }
@@ -247,9 +246,14 @@ fn workers(config: &Config) -> anyhow::Result<usize> {
 }
 
 /// Lets everything end, the workers within `drain`.
-async fn wind_up(workers: Workers, how: Leave, mut tasks: Tasks, drain: Duration) {
+async fn wind_up(workers: Workers, how: Leave, succession: Succession, mut tasks: Tasks, drain: Duration) {
+    if how == Leave::HandOver {
+        tasks.hand_over().await;
+    }
+    // With its copies of the sockets, which would keep the port. Whoever has taken over serves from here on.
+    drop(succession);
     tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
-    let cut_off = workers.stop(how, &mut tasks).await;
+    let cut_off = workers.stop(how).await;
     if cut_off > 0 {
         tracing::warn!(
             connections = cut_off,

@@ -14,8 +14,8 @@ use std::io::{self, Read, Write};
 use std::net;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
@@ -65,6 +65,8 @@ pub struct Offer {
     listener: tokio::net::UnixListener,
     /// Somebody has the sockets, and is not ready yet.
     given: Arc<AtomicBool>,
+    /// Who has taken over. It serves as soon as this is closed.
+    successor: OnceLock<tokio::net::UnixStream>,
 }
 
 impl Offer {
@@ -78,7 +80,8 @@ impl Offer {
             None => UnixListener::bind_addr(&meeting_point(listen)?)?,
         };
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: tokio::net::UnixListener::from_std(listener)?, given: Arc::default() })
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        Ok(Self { listener, given: Arc::default(), successor: OnceLock::new() })
     }
 
     /// The meeting point, for the estate.
@@ -95,7 +98,8 @@ impl Offer {
     }
 
     /// Resolves when somebody has taken over, with the number of its process. Until it is ready it has cost nothing: if it
-    /// ends before, all is as it was.
+    /// ends before, all is as it was. From then on it waits for this offer to be dropped, before it serves: by then this
+    /// gateway must have left what only one of them can have.
     pub async fn taken_over(&self, estate: impl Fn() -> io::Result<Estate>) -> i32 {
         loop {
             match self.meet(&estate).await {
@@ -129,6 +133,7 @@ impl Offer {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what it should not"));
         }
         stream.write_u8(YOURS).await?;
+        let _ = self.successor.set(stream); // there is one, since this is the end of the offer
         std::mem::forget(given);
         Ok(pid)
     }
@@ -179,7 +184,7 @@ impl Predecessor {
         }
     }
 
-    /// Tells it to leave. Blocks.
+    /// Tells it to leave, and waits until it takes nothing more in than users. Blocks.
     ///
     /// # Errors
     /// When it still runs, and does not answer.
@@ -189,8 +194,11 @@ impl Predecessor {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 Err(error)
             }
-            // It leaves, or has left by itself.
-            _ => Ok(()),
+            _ => {
+                // Nothing comes but the end: it leaves, or has left by itself. It has said that it does, however long it takes.
+                let _ = self.stream.read(&mut [0; 1]);
+                Ok(())
+            }
         }
     }
 }
@@ -199,4 +207,29 @@ fn blocking(stream: &UnixStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Until then, what only one of them can have may still be the old one's.
+    #[tokio::test]
+    async fn the_new_one_waits_until_the_offer_is_gone() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = listener.local_addr().unwrap();
+        let offer = Offer::new(listen, None).unwrap();
+        let left = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&left);
+        let new = spawn_blocking(move || {
+            let predecessor = Predecessor::meet(listen, 0).unwrap().expect("somebody there");
+            predecessor.take_over().unwrap();
+            seen.load(Ordering::SeqCst)
+        });
+        offer.taken_over(|| Ok(Estate::default())).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        left.store(true, Ordering::SeqCst);
+        drop(offer);
+        assert!(new.await.unwrap());
+    }
 }

@@ -5,11 +5,12 @@ use std::future::Future;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Control tasks, stopped in two steps: first those that use what the others offer.
+/// Control tasks, stopped in an order: who uses what others offer, who offers it, and the rest.
 #[derive(Default)]
 pub(super) struct Tasks {
-    early: Group,
-    late: Group,
+    users: Group,
+    offers: Group,
+    others: Group,
     handed_over: CancellationToken,
 }
 
@@ -20,22 +21,33 @@ struct Group {
 }
 
 impl Tasks {
-    /// A task that is stopped first. It gets what tells it to end, and ends by itself.
-    pub(super) fn spawn_early<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    /// A task that uses what others offer. It gets what tells it to end, and ends by itself.
+    pub(super) fn spawn_user<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.early.spawn(name, task);
+        self.users.spawn(name, task);
     }
 
-    /// A task that others use. It gets what tells it to end, and ends by itself; when another gateway has taken over, which
-    /// does the same, it is dropped.
-    pub(super) fn spawn_late<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    /// A task that others use. It gets what tells it to end, and ends by itself.
+    pub(super) fn spawn_offer<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.offers.spawn(name, task);
+    }
+
+    /// A task that gets what tells it to end, and ends by itself; when another gateway has taken over, which does the same,
+    /// it is dropped.
+    pub(super) fn spawn_until_handed_over<F>(
+        &mut self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let handed_over = self.handed_over.clone();
-        self.late.spawn(name, |stop| {
+        self.others.spawn(name, |stop| {
             let task = task(stop);
             async move {
                 handed_over.run_until_cancelled(task).await;
@@ -49,7 +61,7 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output: Send> + Send + 'static,
     ) {
-        self.late.spawn(name, |stop| async move {
+        self.others.spawn(name, |stop| async move {
             stop.run_until_cancelled(task).await;
         });
     }
@@ -57,8 +69,9 @@ impl Tasks {
     /// Resolves with the name of a task that ended though nobody stopped it.
     pub(super) async fn one_failed(&mut self) -> String {
         let ended: Result<&str, JoinError> = tokio::select! {
-            Some(ended) = self.early.running.join_next() => ended,
-            Some(ended) = self.late.running.join_next() => ended,
+            Some(ended) = self.users.running.join_next() => ended,
+            Some(ended) = self.offers.running.join_next() => ended,
+            Some(ended) = self.others.running.join_next() => ended,
             else => std::future::pending().await,
         };
         ended.map_or_else(|error| format!("a control task ({error})"), str::to_owned)
@@ -66,14 +79,16 @@ impl Tasks {
 
     /// Ends what another gateway does from now on.
     pub(super) async fn hand_over(&mut self) {
-        self.early.stop().await;
+        self.users.stop().await;
+        self.offers.stop().await;
         self.handed_over.cancel();
     }
 
     /// Stops them, in order.
     pub(super) async fn stop(mut self) {
-        self.early.stop().await;
-        self.late.stop().await;
+        self.users.stop().await;
+        self.offers.stop().await;
+        self.others.stop().await;
     }
 }
 

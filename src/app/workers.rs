@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::certificate::Certificate;
 use super::crew::{Crew, Post, Pulse, Questions};
-use super::supervise::Tasks;
 use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
 use crate::config::{Config, Running, Timeouts};
@@ -92,14 +91,12 @@ impl Workers {
 
     /// Lets each drain. Returns how many connections were cut off. Operators may ask until the last user has gone, if
     /// there is nobody else who answers them.
-    /// Of `tasks` end those that another gateway does from now on.
-    pub(super) async fn stop(self, how: Leave, tasks: &mut Tasks) -> usize {
+    pub(super) async fn stop(self, how: Leave) -> usize {
         self.users.leave(how);
-        if how == Leave::HandOver {
-            if let Some(admin) = &self.admin {
-                admin.leave(how);
-            }
-            tasks.hand_over().await;
+        if how == Leave::HandOver
+            && let Some(admin) = &self.admin
+        {
+            admin.leave(how);
         }
         let mut cut_off = self.users.ended().await;
         if let Some(admin) = self.admin {

@@ -101,7 +101,11 @@ async fn session(
     intake: Arc<Intake>,
     stop: CancellationToken,
 ) -> (Down, Option<Duration>) {
-    let (client, upstream, mut consumer) = match connect(&nsqd.name, &settings).await {
+    let connected = tokio::select! {
+        () = stop.cancelled() => Err(Down::Stopped),
+        connected = connect(&nsqd.name, &settings) => connected,
+    };
+    let (client, upstream, mut consumer) = match connected {
         Ok(connected) => connected,
         Err(down) => return (down, None),
     };

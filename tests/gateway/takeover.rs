@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
     trials![
         faults_27_a_new_gateway_takes_over_and_no_request_fails,
         the_admin_paths_and_the_embedded_nsq_are_taken_over_as_well,
+        what_is_published_when_the_new_one_is_ready_reaches_it,
         a_new_gateway_that_fails_to_start_changes_nothing,
         a_new_gateway_that_reaches_no_dataserver_takes_over_nothing,
         without_a_gateway_there_a_takeover_is_a_start,
@@ -141,6 +142,27 @@ fn the_admin_paths_and_the_embedded_nsq_are_taken_over_as_well() {
     assert_eq!(get(new.listen, "/").status, 200);
 }
 
+/// Every heartbeat from then on: none goes to the old one, which ends.
+fn what_is_published_when_the_new_one_is_ready_reaches_it() {
+    let stub = Stub::ok("answered");
+    let mut old = first(1, "");
+    old.announce(&[stub.addr()]);
+    for round in 0..5 {
+        let new = take_over(&where_it_listens(&old, 1, REGISTRY));
+        let addrs: Vec<String> = (0..20).map(|n| format!("127.0.0.{}:{}", 9 + round, 2000 + n)).collect();
+        for addr in &addrs {
+            new.heartbeat(addr);
+        }
+        let heard = || {
+            let told = get(new.listen, "/dataservers").text();
+            addrs.iter().all(|addr| told.contains(addr.as_str())).then_some(())
+        };
+        within(Duration::from_secs(5), "the heartbeats", heard);
+        assert_eq!(old.process.wait().code(), Some(0));
+        old = new;
+    }
+}
+
 /// The process has the sockets and ends: the old one goes on as if nothing had been.
 fn a_new_gateway_that_fails_to_start_changes_nothing() {
     let stub = Stub::ok("answered");
@@ -179,6 +201,7 @@ fn a_new_gateway_that_reaches_no_dataserver_takes_over_nothing() {
     assert_eq!(new.wait().code(), Some(1));
     let why = "none of the 1 dataservers of process";
     assert!(new.output().contains(why) && new.output().contains("nothing is taken over"), "{}", new.output());
+    assert!(!new.output().contains("panicked"), "it ends in order: {}", new.output());
     assert_eq!(get(old.listen, "/").status, 500, "it still forwards");
 }
 
