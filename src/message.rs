@@ -15,6 +15,13 @@ use tokio::time::Instant;
 pub use fields::{Field, Fields};
 pub use name::{Name, Names};
 
+/// Whether an answer ends with its head, whatever that says of a body (RFC 9112 §6.3).
+pub fn ends_with_head(to_head: bool, status: StatusCode) -> bool {
+    to_head
+        || status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+}
+
 /// What a request says before its body.
 #[derive(Debug, Clone)]
 pub struct RequestHead {

@@ -7,7 +7,7 @@ use http::{Method, StatusCode, Version};
 
 use super::head::{Head, content_length, options};
 use super::output::{Framing, write_field};
-use crate::message::{Name, ResponseHead};
+use crate::message::{Name, ResponseHead, ends_with_head};
 
 /// What of a request its answer depends on.
 #[derive(Debug, Clone, Copy)]
@@ -113,10 +113,7 @@ fn framing(
     length: Option<u64>,
     asked: Asked,
 ) -> Result<Framing, Contradiction> {
-    if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-        return Ok(Framing::NoBody);
-    }
-    if asked.is_head {
+    if ends_with_head(asked.is_head, status) {
         return Ok(Framing::NoBody);
     }
     let said = match said {

@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, StatusCode, Version};
 
 use super::body::Length;
 use super::head::{FIELDS_ON_STACK, Limits, LongName, append, content_length, options};
-use crate::message::{Field, Fields, Name, ResponseHead};
+use crate::message::{Field, Fields, Name, ResponseHead, ends_with_head};
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -156,12 +156,7 @@ impl Says {
             }
             Some(Said::Nonsense) => return Err(Malformed::Length),
         };
-        let status = parts.status;
-        if status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-            || method == Method::HEAD
-        {
+        if ends_with_head(method == Method::HEAD, parts.status) {
             return Ok(Length::Known(0));
         }
         Ok(match said {

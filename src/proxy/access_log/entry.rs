@@ -12,7 +12,7 @@ use http_body::Frame;
 use tokio::time::Instant;
 
 use super::Log;
-use crate::message::{Name, Request};
+use crate::message::{Name, Request, ends_with_head};
 use crate::proxy::Incoming;
 use crate::proxy::body::{BoxError, Stalled};
 use crate::proxy::error::Error;
@@ -149,9 +149,8 @@ impl Answering {
         entry.status.set(status.as_u16());
         // Whoever has failed was told of already.
         entry.end_try(Ok(status.as_u16()));
-        let has_no_body = entry.method == Method::HEAD
-            || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
-        Self { entry, is_whole: has_no_body || status.is_informational() }
+        let is_whole = ends_with_head(entry.method == Method::HEAD, status);
+        Self { entry, is_whole }
     }
 
     /// What its body gave when it was asked for more.

@@ -17,6 +17,8 @@ pub(in crate::proxy) enum Stream {
     Answer(http1::Answer<TcpStream>),
     /// In a box: HTTP/1 must not have the room for it.
     Http2(Box<Http2>),
+    /// The message ends with its head.
+    Nothing,
 }
 
 /// A body of HTTP/2, whose end is not where its Content-Length says but where the stream ends.
@@ -49,6 +51,7 @@ impl Stream {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
             }
             Self::Http2(body) => ready!(body.poll_frame(cx)),
+            Self::Nothing => None,
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) if frame.is_trailers() => Some(Ok(match frame.into_trailers() {
@@ -66,6 +69,7 @@ impl Stream {
             Self::Http2(body) => {
                 body.last.is_none() && body.trailers.is_none() && body.incoming.is_end_stream()
             }
+            Self::Nothing => true,
         }
     }
 
@@ -74,6 +78,7 @@ impl Stream {
             Self::Request(body) => body.size_hint(),
             Self::Answer(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Nothing => SizeHint::with_exact(0),
         }
     }
 
@@ -81,7 +86,7 @@ impl Stream {
     pub(super) fn on_upgrade(&self) -> Option<http1::OnUpgrade> {
         match self {
             Self::Request(body) => Some(body.on_upgrade()),
-            Self::Answer(_) | Self::Http2(_) => None,
+            Self::Answer(_) | Self::Http2(_) | Self::Nothing => None,
         }
     }
 }

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme, Uri};
-use http::{HeaderMap, HeaderName, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::message::{Name, Request, Response};
+use crate::message::{Name, Request, Response, ends_with_head};
 use crate::proxy::Worker;
 use crate::proxy::balance::Routed;
 use crate::proxy::body::{Body, Progress, RequestBody, Stream, Upload, UploadHandle, UpstreamBody};
@@ -57,8 +57,12 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                 handle.answered();
                 upstream.answered(response.status().as_u16());
                 lease.hold_stream(slot);
-                return Ok(Response::from(response)
-                    .map(|body| Body::from_upstream(UpstreamBody::new(Stream::http2(body), idle, lease))));
+                let is_whole = ends_with_head(request.method() == Method::HEAD, response.status());
+                return Ok(Response::from(response).map(|body| {
+                    // Some programs send a body all the same.
+                    let stream = if is_whole { Stream::Nothing } else { Stream::http2(body) };
+                    Body::from_upstream(UpstreamBody::new(stream, idle, lease))
+                }));
             }
             Sent::Answer(_) => break (Failure::Protocol, None),
             Sent::TimedOut => {

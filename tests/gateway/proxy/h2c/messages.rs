@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use libtest_mimic::Trial;
 
 use super::gateway_and;
@@ -19,6 +19,7 @@ use crate::support::{
 pub fn trials() -> Vec<Trial> {
     trials![
         rfc9113_8_a_request_becomes_one_of_http2,
+        http_30_answers_to_head_and_204_end_with_their_head,
         a_request_without_a_host_has_no_authority,
         rfc9110_10_1_4_te_goes_on_only_if_the_user_sent_it,
         http_15_trailers_go_both_ways_between_http2,
@@ -85,6 +86,34 @@ fn rfc9113_8_a_request_becomes_one_of_http2() {
     let reply = exchange(gateway.listen, &request("OPTIONS *", &[], b""));
     assert_eq!(reply.status, 200);
     assert_eq!(stub.requests()[2].head.uri.path(), "*");
+}
+
+/// Also if the dataserver sends a body, as some programs do.
+fn http_30_answers_to_head_and_204_end_with_their_head() {
+    let stub = H2Stub::answering(Connections::default(), |asked, mut respond| async move {
+        let head = match asked.head.method {
+            Method::HEAD => Response::builder().header("content-length", 3),
+            _ => Response::builder().status(204),
+        };
+        let head = head.body(()).unwrap();
+        let mut body = respond.send_response(head, false).unwrap();
+        let _ = body.send_data(Bytes::from_static(b"two"), true); // or it was reset
+    });
+    let gateway = gateway_and(&stub);
+    let reply = exchange(gateway.listen, &request("HEAD /", &[], b""));
+    assert_eq!((reply.status, reply.header("content-length"), reply.body.len()), (200, Some("3"), 0));
+    assert_eq!(exchange(gateway.listen, &request("GET /", &[], b"")).status, 204);
+    with_h2(gateway.listen, async |mut sender| {
+        for (method, status, length) in [("HEAD", 200, Some(3)), ("GET", 204, None)] {
+            let (answer, _) = sender.send_request(h2_request(method), true).unwrap();
+            let mut answer = answer.await.unwrap();
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers().get("content-length"), length.map(HeaderValue::from).as_ref());
+            assert!(answer.body_mut().data().await.is_none(), "neither a body nor a reset");
+        }
+    });
+    assert_eq!(stub.requests().len(), 4);
+    assert!(!gateway.metrics().contains("gateway_upstream_errors_total{"), "nobody has failed");
 }
 
 fn a_request_without_a_host_has_no_authority() {
