@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use http_body_util::{BodyExt, Empty};
 use nsq_gateway::addr::{Addr, Dialable, OwnListeners};
@@ -199,7 +199,7 @@ async fn users_heads(request: &[u8], times: u64) {
     let (deadline, rules) = (Instant::now() + minute, || HeadRules { limits: HEAD_LIMITS, time: minute });
     let io = Repeated::new(request, times, false);
     let scratch = Rc::new(Scratch::new(65_536));
-    http1::serve(io, BytesMut::new(), (deadline, rules), scratch, call, refuse).await;
+    http1::serve(io, |_| http1::Opening::Http1, (deadline, rules), scratch, call, refuse).await;
 }
 
 /// The other side of the gateway: a request's head written, its answer's read.

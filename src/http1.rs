@@ -23,7 +23,7 @@ mod wire;
 
 pub use body::{BodyError, Incoming, OnUpgrade, Upgraded};
 pub use client::{Answer, Client, Error, Failed};
-pub use connection::{Connection, Ending, HeadRules, serve};
+pub use connection::{Connection, Ending, HeadRules, Opening, serve};
 pub use head::{Limits, Refusal};
 pub use response::Malformed;
 pub use wire::{Io, Scratch};

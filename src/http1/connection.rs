@@ -25,8 +25,19 @@ use crate::message::{Request, Response};
 /// Bytes that most heads of answers have room in, with a small body behind them.
 const HEAD_CAPACITY: usize = 1024;
 
-/// How a connection is to be closed.
+/// What a connection begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// A head of HTTP/1, or what is no head at all.
+    Http1,
+    /// Something else, which is not for here.
+    Other,
+    /// So far it may be either.
+    Unclear,
+}
+
+/// How a connection ends here.
+#[derive(Debug)]
 pub enum Ending {
     /// At once.
     Close,
@@ -35,6 +46,8 @@ pub enum Ending {
     Linger,
     /// By a reset: nothing else tells the user that the answer is not whole.
     Reset,
+    /// It goes on as something else, of which this was read.
+    Other(BytesMut),
 }
 
 pin_project! {
@@ -76,13 +89,13 @@ pub struct HeadRules {
     pub time: Duration,
 }
 
-/// Serves a connection of which `read` was read already. The first head has to be there by the deadline; of each head
-/// `rules` is asked. `call` answers requests, `refuse` what is none.
+/// Serves a connection, if `opens` takes what it begins with for HTTP/1. The first head has to be there by the deadline;
+/// of each head `rules` is asked. `call` answers requests, `refuse` what is none.
 ///
 /// Resolves to the socket and what is to be done with it; to nothing if it is somebody else's now.
 pub fn serve<IO, B, C, R>(
     io: IO,
-    read: BytesMut,
+    opens: impl FnMut(&[u8]) -> Opening,
     (deadline, rules): (Instant, impl Fn() -> HeadRules),
     scratch: Rc<Scratch>,
     call: impl FnMut(Request<Incoming>) -> C + 'static,
@@ -94,25 +107,27 @@ where
     C: Future<Output = Response<B>>,
     R: Fn(Refusal) -> Response<B>,
 {
-    let transport = Rc::new(Transport::new(io, read, scratch));
-    let served = run(transport.clone(), deadline, rules, call, refuse);
+    let transport = Rc::new(Transport::new(io, scratch));
+    let served = run(transport.clone(), opens, (deadline, rules), call, refuse);
     Connection { served, transport }
 }
 
 #[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
 fn run<IO: Io, B: Body<Data = Bytes> + Unpin, C: Future<Output = Response<B>>>(
     transport: Rc<Transport<IO>>,
-    deadline: Instant,
-    rules: impl Fn() -> HeadRules,
+    opens: impl FnMut(&[u8]) -> Opening,
+    (deadline, rules): (Instant, impl Fn() -> HeadRules),
     mut call: impl FnMut(Request<Incoming>) -> C,
     refuse: impl Fn(Refusal) -> Response<B>,
 ) -> impl Future<Output = Option<(IO, Ending)>> {
     async move {
         let mut clock = HeadClock { alarm: Alarm::new(deadline), grace: None };
+        let mut opens = Some(opens);
         let ending = loop {
             let HeadRules { limits, .. } = rules();
             let mut parsed = 0;
-            let ended = match poll_fn(|cx| poll_head(&transport, limits, &mut clock, &mut parsed, cx)).await {
+            let head = poll_fn(|cx| poll_head(&transport, &mut opens, limits, &mut clock, &mut parsed, cx));
+            let ended = match head.await {
                 Ok(head) => {
                     let asked = Asked::of(&head);
                     transport.state().begin_body(Decoder::new(head.body, limits), head.expects_continue);
@@ -126,6 +141,7 @@ fn run<IO: Io, B: Body<Data = Bytes> + Unpin, C: Future<Output = Response<B>>>(
                         _ => break Ending::Linger,
                     }
                 }
+                Err(NoHead::Other) => break Ending::Other(transport.take_unread()),
                 Err(NoHead::Ended) => break Ending::Close,
             };
             match ended {
@@ -149,19 +165,31 @@ enum NoHead {
     /// The user has left, or asked nothing before it had to.
     Ended,
     Refused(Refusal),
+    /// It is not HTTP/1 that begins.
+    Other,
 }
 
+/// `opens` is asked until it has taken what came for HTTP/1.
 fn poll_head<IO: Io>(
     transport: &Transport<IO>,
+    opens: &mut Option<impl FnMut(&[u8]) -> Opening>,
     limits: Limits,
     clock: &mut HeadClock,
     parsed: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Head, NoHead>> {
-    let parse = |bytes: &[u8]| Ok(parse(bytes, limits)?.map(|head| (head.bytes, head)));
+    let parse = |bytes: &[u8]| {
+        match opens.as_mut().map_or(Opening::Http1, |opens| opens(bytes)) {
+            Opening::Http1 => *opens = None,
+            Opening::Other => return Err(NoHead::Other),
+            Opening::Unclear => return Ok(None),
+        }
+        let head = parse(bytes, limits).map_err(NoHead::Refused)?;
+        Ok(head.map(|head| (head.bytes, head)))
+    };
     match transport.poll_head(cx, limits.bytes, parsed, parse) {
         Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
-        Poll::Ready(Err(ReadError::Parse(refusal))) => return Poll::Ready(Err(NoHead::Refused(refusal))),
+        Poll::Ready(Err(ReadError::Parse(no_head))) => return Poll::Ready(Err(no_head)),
         Poll::Ready(Err(ReadError::Ended | ReadError::Lost)) => return Poll::Ready(Err(NoHead::Ended)),
         Poll::Pending => {}
     }

@@ -36,9 +36,9 @@ pub(super) struct State<IO> {
 }
 
 impl<IO: Io> Transport<IO> {
-    pub(super) fn new(io: IO, read: BytesMut, scratch: Rc<Scratch>) -> Self {
+    pub(super) fn new(io: IO, scratch: Rc<Scratch>) -> Self {
         let state = State {
-            wire: Wire::new(io, read, Ahead::Little),
+            wire: Wire::new(io, BytesMut::new(), Ahead::Little),
             continue_left: &[],
             server: None,
             upgrade: None,
@@ -56,7 +56,7 @@ impl<IO: Io> Transport<IO> {
         cx: &mut Context<'_>,
         limit: usize,
         parsed: &mut usize,
-        parse: impl Fn(&[u8]) -> Result<Option<(usize, H)>, E>,
+        parse: impl FnMut(&[u8]) -> Result<Option<(usize, H)>, E>,
     ) -> Poll<Result<H, ReadError<E>>> {
         self.state().wire.poll_head(&self.scratch, cx, limit, parsed, parse)
     }
@@ -96,6 +96,11 @@ impl<IO: Io> Transport<IO> {
             Ok(0) | Err(_) => Poll::Ready(()),
             Ok(_) => Poll::Pending, // the next request, which has to wait
         }
+    }
+
+    /// What was read and is nobody's.
+    pub(super) fn take_unread(&self) -> BytesMut {
+        std::mem::take(&mut self.state().wire.unread)
     }
 
     /// Ends the connection for everybody who shares it.

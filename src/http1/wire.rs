@@ -28,6 +28,9 @@ const HEAD_READ: usize = 16 * 1024;
 /// 100 KiB costs less in two pieces than in one: the first is read by its user while the second is fetched.
 const ANSWER_READ: usize = 64 * 1024;
 
+/// Bytes that cost nothing to look at again, and may tell what is spoken.
+const FEW: usize = 32;
+
 /// The most bytes that are copied out of the memory that they were read to. More stay where they are.
 const COPIED: usize = 4 * 1024;
 
@@ -123,7 +126,7 @@ impl<IO: Io> Wire<IO> {
         cx: &mut Context<'_>,
         limit: usize,
         parsed: &mut usize,
-        parse: impl Fn(&[u8]) -> Result<Option<(usize, H)>, E>,
+        mut parse: impl FnMut(&[u8]) -> Result<Option<(usize, H)>, E>,
     ) -> Poll<Result<H, ReadError<E>>> {
         loop {
             if self.may_hold_head(limit, *parsed) {
@@ -153,9 +156,10 @@ impl<IO: Io> Wire<IO> {
         }
     }
 
-    /// Whether it is worth to parse what is unread. A head that comes byte by byte must not be parsed for each.
+    /// Whether it is worth to parse what is unread. A head that comes byte by byte must not be parsed for each, beyond
+    /// the first few.
     fn may_hold_head(&self, limit: usize, parsed: usize) -> bool {
-        if parsed == 0 || self.unread.len() > limit {
+        if parsed < FEW || self.unread.len() > limit {
             return !self.unread.is_empty();
         }
         // The end may have begun in what was seen before.

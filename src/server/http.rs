@@ -23,10 +23,13 @@ use super::io::{Downstream, Socket, Stream, close, linger};
 use super::spread::Counted;
 use super::{Settings, proxy_protocol};
 use crate::current::Current;
-use crate::http1::{self, Ending};
+use crate::http1::{self, Ending, Opening};
 use crate::message::{Request, Response};
 use crate::metrics::{Protocol, Refused, Worker};
 use crate::proxy::{self, Body, Client, Incoming};
+
+/// What an HTTP/2 client says first (RFC 9113 §3.4). It was chosen so that no HTTP/1 request begins like it.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Streams that an HTTP/2 client may have open on one connection at once.
 const MAX_STREAMS: u32 = 128;
@@ -177,7 +180,7 @@ impl Http {
     fn http<T, S>(
         &self,
         stream: T,
-        service: impl FnOnce() -> S,
+        service: impl Fn() -> S,
         deadline: Instant,
         drain: &Drain,
         open: &mut Option<Open>,
@@ -187,45 +190,8 @@ impl Http {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
         async move {
-            let mut stream = Downstream::new(stream);
-            let sniffed = tokio::select! {
-                biased; // what was sent before the drain began is answered
-                sniffed = timeout_at(deadline, stream.speaks_http2()) => sniffed,
-                () = drain.begun_for(self.grace()) => return, // nothing was asked
-            };
-            let speaks_http2 = match sniffed {
-                Ok(Ok(speaks_http2)) => speaks_http2,
-                // Whatever it was to be, it is no HTTP/2 yet.
-                Err(_late) if stream.has_seen() => false,
-                Ok(Err(_)) | Err(_) => return,
-            };
-            if let Some(open) = open {
-                open.speaks(if speaks_http2 { Protocol::Http2 } else { Protocol::Http1 });
-            }
-            if speaks_http2 {
-                // In a box: a connection of HTTP/1 must not have the room for both.
-                Box::pin(self.http2(stream, service(), drain)).await;
-            } else {
-                self.http1(stream, service, deadline, drain).await;
-            }
-        }
-    }
-
-    #[expect(clippy::manual_async_fn, reason = "an async fn has room for each of its arguments twice")]
-    fn http1<T, S>(
-        &self,
-        stream: Downstream<T>,
-        service: impl FnOnce() -> S,
-        deadline: Instant,
-        drain: &Drain,
-    ) -> impl Future<Output = ()>
-    where
-        T: Stream,
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
-    {
-        async move {
             let ended = {
-                let connection = pin!(self.http1_connection(stream, service(), deadline));
+                let connection = pin!(self.http1_connection(stream, service(), deadline, open));
                 let end = |connection: Pin<&mut http1::Connection<_, _>>| {
                     connection.graceful_shutdown(self.grace());
                 };
@@ -243,20 +209,40 @@ impl Http {
                 Ending::Close => close(&mut stream, linger_time).await,
                 Ending::Linger => linger(&mut stream, linger_time, linger_bytes).await,
                 Ending::Reset => stream.socket().reset_when_closed(),
+                Ending::Other(seen) => {
+                    if let Some(open) = open {
+                        open.speaks(Protocol::Http2);
+                    }
+                    // In a box: a connection of HTTP/1 must not have the room for both.
+                    Box::pin(self.http2(Downstream::new(stream, seen), service(), drain)).await;
+                }
             }
         }
     }
 
     fn http1_connection<T, S>(
         &self,
-        stream: Downstream<T>,
+        stream: T,
         mut service: S,
         deadline: Instant,
+        open: &mut Option<Open>,
     ) -> http1::Connection<impl Future<Output = Option<(T, Ending)>>, T>
     where
         T: Stream,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
+        let opens = |bytes: &[u8]| {
+            if bytes.starts_with(PREFACE) {
+                return Opening::Other;
+            }
+            if PREFACE.starts_with(bytes) {
+                return Opening::Unclear;
+            }
+            if let Some(open) = open.as_mut() {
+                open.speaks(Protocol::Http1);
+            }
+            Opening::Http1
+        };
         let rules = || {
             let now = self.now.get();
             let Settings { timeouts, limits, .. } = &now.settings;
@@ -277,8 +263,7 @@ impl Http {
             }
             proxy::Error::from(refusal).response()
         };
-        let (stream, seen) = stream.into_parts();
-        http1::serve(stream, seen, (deadline, rules), self.scratch.clone(), call, refuse)
+        http1::serve(stream, opens, (deadline, rules), self.scratch.clone(), call, refuse)
     }
 
     async fn http2<T, S>(&self, stream: Downstream<T>, service: S, drain: &Drain)

@@ -1,5 +1,5 @@
-//! A user's socket, which does not wait for ever for a reader that has stopped reading; and what reads from it, which
-//! tells HTTP/2 from HTTP/1 by the first bytes.
+//! A user's socket, which does not wait for ever for a reader that has stopped reading; and with the first bytes back, which
+//! were read to tell HTTP/2 from HTTP/1.
 
 use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
@@ -20,11 +20,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http1::Io;
 
-/// What an HTTP/2 client says first (RFC 9113 §3.4). It was chosen so that no HTTP/1 request begins like it.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Bytes that are read at once to see what is spoken. Most heads fit.
-const FIRST_READ: usize = 4096;
+/// Bytes that are read at once of what is dropped.
+const DROPPED_READ: usize = 4096;
 
 /// Bytes that are more than a ping or the like.
 const MOVE: usize = 512;
@@ -81,7 +78,7 @@ pub(super) async fn linger(stream: &mut impl Stream, limit: Duration, bytes: usi
         stream.shutdown().await?;
         let mut left = bytes;
         while left > 0 {
-            match poll_fn(|cx| poll_read_some(stream, cx, <[u8]>::len)).await? {
+            match poll_fn(|cx| poll_drop_some(stream, cx)).await? {
                 0 => break,
                 read => left = left.saturating_sub(read),
             }
@@ -91,15 +88,12 @@ pub(super) async fn linger(stream: &mut impl Stream, limit: Duration, bytes: usi
     let _ = timeout(limit, drop_the_rest).await;
 }
 
-fn poll_read_some<T>(
-    stream: &mut (impl AsyncRead + Unpin),
-    cx: &mut Context<'_>,
-    take: impl FnOnce(&[u8]) -> T,
-) -> Poll<io::Result<T>> {
-    let mut bytes = [MaybeUninit::uninit(); FIRST_READ];
+/// Reads some bytes and drops them; how many, 0 at the end.
+fn poll_drop_some(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut bytes = [MaybeUninit::uninit(); DROPPED_READ];
     let mut buf = ReadBuf::uninit(&mut bytes);
     ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-    Poll::Ready(Ok(take(buf.filled())))
+    Poll::Ready(Ok(buf.filled().len()))
 }
 
 /// A socket with a limit on how long a write waits.
@@ -212,54 +206,22 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// HTTP from a user, on a socket or on what was encrypted on one.
+/// HTTP/2 from a user, on a socket or on what was encrypted on one.
 pub(super) struct Downstream<S> {
     stream: S,
     /// The first bytes, which were read to see what is spoken and are yet to be read again.
     seen: BytesMut,
 }
 
-impl<S: AsyncRead + Unpin> Downstream<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, seen: BytesMut::new() }
-    }
-
-    /// Waits for as many bytes as it takes to tell. What else has come is read at once: most first requests
-    /// are in it.
-    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
-        loop {
-            let Self { stream, seen } = self;
-            let read = poll_fn(|cx| {
-                poll_read_some(stream, cx, |read| {
-                    seen.extend_from_slice(read);
-                    read.len()
-                })
-            });
-            if read.await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if self.seen.starts_with(PREFACE) {
-                return Ok(true);
-            }
-            if !PREFACE.starts_with(&self.seen) {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Whether anything came.
-    pub(super) fn has_seen(&self) -> bool {
-        !self.seen.is_empty()
+impl<S> Downstream<S> {
+    /// Of which these bytes were read.
+    pub(super) fn new(stream: S, seen: BytesMut) -> Self {
+        Self { stream, seen }
     }
 
     /// What is spoken on.
     pub(super) fn stream(&self) -> &S {
         &self.stream
-    }
-
-    /// The stream, and the first bytes for whoever reads on from there.
-    pub(super) fn into_parts(self) -> (S, BytesMut) {
-        (self.stream, self.seen)
     }
 }
 

@@ -1,6 +1,8 @@
 //! HTTP/2 from users, with prior knowledge.
 
-use std::net::SocketAddr;
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -10,12 +12,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use libtest_mimic::Trial;
 
 use super::gateway_and;
-use crate::support::frames::{Ended, Field, Frames, GET, kind};
-use crate::support::{Apiserver, PATIENT, Stub, eventually, trials};
+use crate::support::frames::{Ended, Field, Frames, GET, PREFACE, kind};
+use crate::support::{Apiserver, PATIENT, Stub, connect, eventually, read_reply, request, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials![
         http_25_http2_requests_become_http11_and_their_answers_come_back,
+        http_38_what_is_spoken_is_told_by_the_first_bytes_however_they_come,
         http_38_the_authority_is_the_host,
         http_38_without_an_authority_the_host_is_it,
         http_03_a_path_begins_with_a_slash_or_is_the_asterisk_of_options,
@@ -84,6 +87,38 @@ fn http_25_http2_requests_become_http11_and_their_answers_come_back() {
         requests[1].header("transfer-encoding").is_empty() && requests[1].header("content-length").is_empty()
     );
     assert!(gateway.metric("gateway_requests_total{method=\"POST\",code=\"201\"}") > 0.0);
+}
+
+/// What begins as HTTP/2 does and goes on as nothing is refused when that is seen, and not when its time is over.
+fn http_38_what_is_spoken_is_told_by_the_first_bytes_however_they_come() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("", &[&stub]);
+    let in_pieces = |stream: &mut TcpStream, pieces: &[&[u8]]| {
+        for piece in pieces {
+            stream.write_all(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(5)); // most are read one by one
+        }
+    };
+    for piece in [1, 3, 18, 23] {
+        let mut stream = connect(gateway.listen);
+        in_pieces(&mut stream, &PREFACE.chunks(piece).collect::<Vec<_>>());
+        let mut frames = Frames::after_preface(stream, b"");
+        frames.request(1, &GET, false);
+        assert_eq!(frames.end_of(1), Ended::Answered(Some(200)), "in pieces of {piece}");
+        let mut stream = connect(gateway.listen);
+        in_pieces(&mut stream, &request("GET /", &[], b"").chunks(piece).collect::<Vec<_>>());
+        assert_eq!(
+            read_reply(&mut BufReader::new(stream), false).unwrap().status,
+            200,
+            "in pieces of {piece}"
+        );
+    }
+    for pieces in [&[&PREFACE[..18], b"GO"][..], &[b"P", b"RI * HTTP/2.0\r\n\r\nSM\r\n", b"\r\r"]] {
+        let mut stream = connect(gateway.listen);
+        in_pieces(&mut stream, pieces);
+        let reply = read_reply(&mut BufReader::new(stream), false).expect("it is waited for");
+        assert!([400, 505].contains(&reply.status), "{reply:?}");
+    }
 }
 
 fn http_38_the_authority_is_the_host() {

@@ -57,6 +57,9 @@ pub enum Ended {
     Silent,
 }
 
+/// What a client says first (RFC 9113 §3.4).
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A connection to the gateway.
 pub struct Frames {
     pub stream: TcpStream,
@@ -69,9 +72,14 @@ impl Frames {
     }
 
     /// Says the preface and settings of its own on a connection on which nothing was said yet.
-    pub fn on(stream: TcpStream, settings: &[u8]) -> Self {
+    pub fn on(mut stream: TcpStream, settings: &[u8]) -> Self {
+        stream.write_all(PREFACE).unwrap();
+        Self::after_preface(stream, settings)
+    }
+
+    /// Says settings of its own on a connection on which the preface was said.
+    pub fn after_preface(stream: TcpStream, settings: &[u8]) -> Self {
         let mut frames = Self { stream };
-        frames.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         assert!(frames.send(kind::SETTINGS, 0, 0, settings));
         frames
     }
