@@ -8,21 +8,16 @@ ARG RUST=1.95
 FROM rust:${RUST}-slim-bookworm AS build
 WORKDIR /src
 
-# The crates alone, so that this layer lasts until Cargo.lock changes. Cargo wants every target that Cargo.toml names.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src/bin benches tests/gateway tests/drills \
-    && touch src/lib.rs \
-    && for main in src/main.rs src/bin/dataserver.rs benches/micro.rs benches/heartbeats.rs \
-        tests/gateway/main.rs tests/drills/main.rs; do echo 'fn main() {}' > "$main"; done \
-    && cargo build --release --locked --bins \
-    && rm -r src
-
 COPY src src
-# The sources may be older than what was built from the empty ones, and Cargo goes by times.
-RUN touch src/lib.rs src/main.rs src/bin/dataserver.rs \
-    && cargo build --release --locked --bins \
+COPY benches benches
+COPY deploy/build deploy/build
+# Cargo wants every target that Cargo.toml names.
+RUN mkdir -p tests/gateway tests/drills \
+    && touch tests/gateway/main.rs tests/drills/main.rs \
+    && deploy/build \
     && mkdir -p /image/usr/local/bin /image/etc/nsq-gateway /image/var/lib/nsq-gateway \
-    && cp target/release/apiserver target/release/dataserver /image/usr/local/bin/
+    && cp target/shipped/apiserver target/shipped/dataserver /image/usr/local/bin/
 COPY conf /image/etc/nsq-gateway/conf
 
 FROM gcr.io/distroless/cc-debian12:nonroot

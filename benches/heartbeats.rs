@@ -14,8 +14,12 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
+
+mod gateway;
+
+use gateway::Gateway;
 
 const DATASERVERS: usize = 10_000;
 const EVERY: Duration = Duration::from_secs(5);
@@ -31,23 +35,23 @@ fn main() {
     let start = |name: &str, config: String| {
         let file = dir.path().join(name);
         std::fs::write(&file, config).unwrap();
-        Gateway::start(&file)
+        Gateway::start(Command::new(env!("CARGO_BIN_EXE_apiserver")), &file)
     };
     let any = "listen: '127.0.0.1:0', workers: 1";
     let nsq = "embedded_listen: {tcp: '127.0.0.1:0', http: '127.0.0.1:0', lookup: '127.0.0.1:0'}";
     // The one that carries NSQ has a registry too small to be busy with the addresses itself.
     let broker = start("broker", format!("gateway: {{{any}}}\nnsq: {{{nsq}}}\nregistry: {{capacity: 1}}\n"));
-    let tcp = broker.said["embedded NSQ listens"]["tcp"].as_str().unwrap();
-    let http = broker.said["embedded NSQ listens"]["http"].as_str().unwrap().to_owned();
+    let tcp = broker.said("embedded NSQ listens", "tcp");
+    let http = broker.said("embedded NSQ listens", "http").to_owned();
     let reader = start("reader", format!("gateway: {{{any}}}\ncommon: {{nsqd: ['{tcp}']}}\n"));
-    let listen = reader.said["gateway listens"]["listen"].as_str().unwrap().to_owned();
+    let listen = reader.said("gateway listens", "listen").to_owned();
 
     let heard = || metric(&listen, "gateway_heartbeats_total{result=\"refreshed\"}");
     let publisher = std::thread::spawn(move || publish(&http, EVERY + MEASURED + Duration::from_secs(3)));
     std::thread::sleep(EVERY + Duration::from_secs(1));
-    let (cpu, heard_before, begun) = (reader.control_cpu(), heard(), SystemTime::now());
+    let (cpu, heard_before, begun) = (control_cpu(&reader), heard(), SystemTime::now());
     std::thread::sleep(MEASURED);
-    let (cpu, heard_now) = (reader.control_cpu().saturating_sub(cpu), heard());
+    let (cpu, heard_now) = (control_cpu(&reader).saturating_sub(cpu), heard());
     let took = begun.elapsed().unwrap().as_secs_f64();
     let live = metric(&listen, "gateway_dataservers{state=\"live\"}");
     publisher.join().unwrap();
@@ -108,55 +112,18 @@ fn metric(listen: &str, series: &str) -> f64 {
     value.expect("no such series").parse().unwrap()
 }
 
-struct Gateway {
-    child: Child,
-    said: std::collections::HashMap<String, serde_json::Value>,
-    _rest: std::thread::JoinHandle<()>,
-}
-
-impl Gateway {
-    fn start(config: &std::path::Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_apiserver"))
-            .args(["--log-format", "json", "--config"])
-            .arg(config)
-            .env("RUST_LOG", "info,nsq_gateway::nsq::intake=off,tokio_nsq=off")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = std::collections::HashMap::new();
-        while !said.contains_key("gateway listens") {
-            let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-            said.insert(line["message"].as_str().unwrap().to_owned(), line);
-        }
-        let rest = std::thread::spawn(move || drain(lines));
-        Self { child, said, _rest: rest }
-    }
-
-    /// What the threads of the control runtime have used so far.
-    fn control_cpu(&self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let ticks: u64 = tasks
-            .map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap())
-            // Control threads are named so; the main thread drives the control runtime as well.
-            .filter(|stat| stat.contains("(control)") || stat.contains("(apiserver)"))
-            .map(|stat| {
-                let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-                fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-            })
-            .sum();
-        // The kernel counts in hundredths of a second wherever Linux runs today.
-        Duration::from_millis(ticks * 10)
-    }
-}
-
-fn drain(lines: std::io::Lines<BufReader<ChildStderr>>) {
-    lines.for_each(drop);
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// What the threads of the control runtime have used so far.
+fn control_cpu(gateway: &Gateway) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.child.id())).unwrap();
+    let ticks: u64 = tasks
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap())
+        // Control threads are named so; the main thread drives the control runtime as well.
+        .filter(|stat| stat.contains("(control)") || stat.contains("(apiserver)"))
+        .map(|stat| {
+            let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        })
+        .sum();
+    // The kernel counts in hundredths of a second wherever Linux runs today.
+    Duration::from_millis(ticks * 10)
 }

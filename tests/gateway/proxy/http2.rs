@@ -13,7 +13,7 @@ use libtest_mimic::Trial;
 
 use super::gateway_and;
 use crate::support::frames::{Ended, Field, Frames, GET, PREFACE, kind};
-use crate::support::{Apiserver, PATIENT, Stub, connect, eventually, read_reply, request, trials};
+use crate::support::{Apiserver, PATIENT, Stub, connect, eventually, pause, read_reply, request, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -96,7 +96,7 @@ fn http_38_what_is_spoken_is_told_by_the_first_bytes_however_they_come() {
     let in_pieces = |stream: &mut TcpStream, pieces: &[&[u8]]| {
         for piece in pieces {
             stream.write_all(piece).unwrap();
-            std::thread::sleep(Duration::from_millis(5)); // most are read one by one
+            pause(Duration::from_millis(5)); // most are read one by one
         }
     };
     for piece in [1, 3, 18, 23] {
