@@ -1,8 +1,9 @@
 //! The load that the gateway is optimized for: what a gateway is trained with.
 //!
 //! `deploy/build` puts it on a gateway that counts which way its code goes, and builds the one that is shipped by these
-//! counts. What is not in it is taken for rare and made small instead of fast, so that every kind of traffic has a part in it: the
-//! largest is that of small requests on kept connections. Every answer is checked.
+//! counts. What is not in it is taken for rare and made small instead of fast, so that every kind of traffic has a part in it. What has
+//! much of it is built into one piece, for which each function can have one place only: so most are small requests on kept
+//! connections in the clear. Every answer is checked.
 //!
 //! `cargo test --bench training` puts a fraction of it on the gateway of that build, `cargo test --bench training -- APISERVER COUNTS`
 //! all of it on that gateway, whose counts go to that folder.
@@ -76,21 +77,21 @@ async fn train(program: &Program) {
     let plain = Trainee::start(program, dir.path(), "", "", Version::HTTP_11).await;
     plain.load("kept connections", Load { requests: 3000, ..HTTP1 }).await;
     plain.load("a connection per request", Load { times: 600, ..HTTP1 }).await;
-    plain.load("HTTP/2", Load { requests: 400, ..HTTP2 }).await;
+    plain.load("HTTP/2", Load { requests: 200, ..HTTP2 }).await;
     plain.end().await;
 
     let pair = format!("cert: {0}/cert.pem, key: {0}/key.pem", dir.path().display());
     let tls = Trainee::start(program, dir.path(), &format!("tls: {{{pair}}}"), "", Version::HTTP_11).await;
     let tls = Trainee { roots: Some(roots), ..tls };
-    tls.load("TLS", Load { requests: 200, ..HTTP1 }).await;
-    tls.load("a TLS connection per request", Load { times: 20, ..HTTP1 }).await;
-    tls.load("HTTP/2 over TLS", Load { requests: 60, ..HTTP2 }).await;
+    tls.load("TLS", Load { requests: 20, ..HTTP1 }).await;
+    tls.load("a TLS connection per request", Load { times: 5, ..HTTP1 }).await;
+    tls.load("HTTP/2 over TLS", Load { requests: 8, ..HTTP2 }).await;
     tls.end().await;
 
     let (gateway, log) = ("balance: p2c, upstream_protocol: h2c", "log: {access: {to: /dev/null}}");
     let h2c = Trainee::start(program, dir.path(), gateway, log, Version::HTTP_2).await;
-    h2c.load("kept connections to h2c", Load { requests: 300, ..HTTP1 }).await;
-    h2c.load("HTTP/2 to h2c", Load { requests: 60, ..HTTP2 }).await;
+    h2c.load("kept connections to h2c", Load { requests: 20, ..HTTP1 }).await;
+    h2c.load("HTTP/2 to h2c", Load { requests: 8, ..HTTP2 }).await;
     h2c.end().await;
 }
 
