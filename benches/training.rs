@@ -33,7 +33,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 
@@ -45,6 +45,9 @@ const SMALL: usize = 52;
 const PART: usize = 4 * 1024;
 const LARGE: usize = 100 * 1024;
 
+/// Many times what all of the load takes.
+const LIMIT: Duration = Duration::from_secs(600);
+
 type Body = BoxBody<Bytes, Infallible>;
 
 fn main() {
@@ -54,7 +57,7 @@ fn main() {
         _ => Program { path: env!("CARGO_BIN_EXE_apiserver").into(), counts: None, part: 50 },
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(train(&trainee));
+    runtime.block_on(async { timeout(LIMIT, train(&trainee)).await.expect("a request hangs") });
 }
 
 /// What is trained.

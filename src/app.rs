@@ -146,7 +146,7 @@ impl App {
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
         if let Some(nsq) = doors.nsq.take() {
-            tasks.spawn_offer("embedded NSQ", |end| nsq.run(end.cancelled_owned()));
+            tasks.spawn_server("embedded NSQ", |end| nsq.run(end.cancelled_owned()));
         }
         let signed = Signed::of(&now, None).map_err(anyhow::Error::new)?.map(Arc::new);
         let protocol = now.gateway.upstream_protocol;
@@ -155,7 +155,7 @@ impl App {
         let intake = Arc::new(intake);
         let embedded_nsqd = nsq_addrs.map(|nsq| [nsq.tcp, nsq.http]);
         let subscriber = Subscriber::new(config.clone(), embedded_nsqd, intake.clone(), metrics.clone())?;
-        tasks.spawn_user("NSQ subscriber", |stop| subscriber.run(stop));
+        tasks.spawn_client("NSQ subscriber", |stop| subscriber.run(stop));
         let liveness = Liveness::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
         tasks.spawn_endless("liveness", liveness.run());
         let publisher = registry.clone();

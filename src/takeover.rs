@@ -195,7 +195,8 @@ impl Predecessor {
                 Err(error)
             }
             _ => {
-                // Nothing comes but the end: it leaves, or has left by itself. It has said that it does, however long it takes.
+                // Nothing comes but the end: it leaves, or has left by itself. It has said that it does, so that to wait for longer
+                // than `PATIENCE` is no error.
                 let _ = self.stream.read(&mut [0; 1]);
                 Ok(())
             }
@@ -227,7 +228,7 @@ mod tests {
             seen.load(Ordering::SeqCst)
         });
         offer.taken_over(|| Ok(Estate::default())).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // in which it must not go on
         left.store(true, Ordering::SeqCst);
         drop(offer);
         assert!(new.await.unwrap());

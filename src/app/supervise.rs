@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 /// Control tasks, stopped in an order: who uses what others offer, who offers it, and the rest.
 #[derive(Default)]
 pub(super) struct Tasks {
-    users: Group,
-    offers: Group,
+    clients: Group,
+    servers: Group,
     others: Group,
     handed_over: CancellationToken,
 }
@@ -22,19 +22,19 @@ struct Group {
 
 impl Tasks {
     /// A task that uses what others offer. It gets what tells it to end, and ends by itself.
-    pub(super) fn spawn_user<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    pub(super) fn spawn_client<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.users.spawn(name, task);
+        self.clients.spawn(name, task);
     }
 
     /// A task that others use. It gets what tells it to end, and ends by itself.
-    pub(super) fn spawn_offer<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    pub(super) fn spawn_server<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.offers.spawn(name, task);
+        self.servers.spawn(name, task);
     }
 
     /// A task that gets what tells it to end, and ends by itself; when another gateway has taken over, which does the same,
@@ -69,8 +69,8 @@ impl Tasks {
     /// Resolves with the name of a task that ended though nobody stopped it.
     pub(super) async fn one_failed(&mut self) -> String {
         let ended: Result<&str, JoinError> = tokio::select! {
-            Some(ended) = self.users.running.join_next() => ended,
-            Some(ended) = self.offers.running.join_next() => ended,
+            Some(ended) = self.clients.running.join_next() => ended,
+            Some(ended) = self.servers.running.join_next() => ended,
             Some(ended) = self.others.running.join_next() => ended,
             else => std::future::pending().await,
         };
@@ -79,15 +79,15 @@ impl Tasks {
 
     /// Ends what another gateway does from now on.
     pub(super) async fn hand_over(&mut self) {
-        self.users.stop().await;
-        self.offers.stop().await;
+        self.clients.stop().await;
+        self.servers.stop().await;
         self.handed_over.cancel();
     }
 
     /// Stops them, in order.
     pub(super) async fn stop(mut self) {
-        self.users.stop().await;
-        self.offers.stop().await;
+        self.clients.stop().await;
+        self.servers.stop().await;
         self.others.stop().await;
     }
 }
