@@ -86,13 +86,13 @@ pub(super) async fn readyz(
     extract::RawQuery(query): extract::RawQuery,
 ) -> impl IntoResponse {
     let now = Instant::now();
-    let (live, reason) = readiness(&state, now);
+    let (dataservers, reason) = readiness(&state, now);
     let is_verbose = query.as_deref().is_some_and(asks_for_more);
     let (connected, known) = state.metrics.nsqds_connected();
     let readiness = Readiness {
         ready: reason.is_none(),
         reason,
-        dataservers: live,
+        dataservers,
         nsqds: Nsqds { connected, known, links: is_verbose.then(|| links(&state)) },
         more: is_verbose.then(|| More::new(&state, now)),
     };
@@ -106,16 +106,15 @@ fn asks_for_more(query: &str) -> bool {
 
 /// How many dataservers get requests, and why the gateway may not be sent any.
 pub(super) fn readiness(state: &Shown, now: Instant) -> (usize, Option<&'static str>) {
-    let live = state.registry.live(now);
-    (live, reason(state, live, now))
+    let dataservers = state.registry.picked_from(now);
+    (dataservers, reason(state, dataservers, now))
 }
 
-/// Why it may not be sent traffic.
-pub(super) fn reason(state: &Shown, live: usize, now: Instant) -> Option<&'static str> {
+fn reason(state: &Shown, dataservers: usize, now: Instant) -> Option<&'static str> {
     if state.is_draining() {
         return Some("draining");
     }
-    if live > 0 {
+    if dataservers > 0 {
         return None;
     }
     if state.metrics.is_any_heartbeat_taken() {

@@ -248,7 +248,7 @@ fn set(shown: &Shown, left_out: usize, clock: Clock, now: Instant) -> Set {
         version: env!("CARGO_PKG_VERSION"),
         ttl: i64::try_from(shown.registry.ttl().as_millis()).unwrap_or(i64::MAX),
         hold: (hold.label(), hold.to_string(), since.map(|since| clock.millis(since))),
-        not_ready: readyz::reason(shown, shown.registry.live(now), now),
+        not_ready: readyz::readiness(shown, now).1,
         left_out,
     }
 }

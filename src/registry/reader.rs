@@ -48,6 +48,16 @@ impl Rotation {
         self.live.iter().filter(|entry| is_live(entry, oldest_live)).count()
     }
 
+    /// How many a pick may come upon by now.
+    pub(super) fn picked_from(&self, oldest_live: u64) -> usize {
+        match self.live(oldest_live) {
+            0 => {
+                self.rest.iter().chain(&self.live).filter(|entry| serves_in_need(entry, oldest_live)).count()
+            }
+            live => live,
+        }
+    }
+
     /// How many stood well when it was made.
     pub(super) fn live_at_first(&self) -> usize {
         self.live.len()
@@ -109,18 +119,21 @@ impl Reader {
     ) -> Option<&Arc<Entry>> {
         let oldest_live = self.registry.inner.shared.clock.oldest_live(now);
         let rotation = self.rotation.load();
-        let serves = |entry: &Entry| entry.is_heard_since(oldest_live) && suits(entry);
         any(&rotation.live, rng, |entry| is_live(entry, oldest_live) && suits(entry)).or_else(|| {
             // In either part: who was live may be doubted since, and who was doubted live.
-            let is_better_than_nobody = |entry: &Entry| entry.standing() != Standing::Out && serves(entry);
-            any(&rotation.rest, rng, is_better_than_nobody)
-                .or_else(|| any(&rotation.live, rng, is_better_than_nobody))
+            let serves = |entry: &Entry| serves_in_need(entry, oldest_live) && suits(entry);
+            any(&rotation.rest, rng, serves).or_else(|| any(&rotation.live, rng, serves))
         })
     }
 }
 
 fn is_live(entry: &Entry, oldest_live: u64) -> bool {
     entry.standing() == Standing::Live && entry.is_heard_since(oldest_live)
+}
+
+/// Whether it is better than nobody.
+fn serves_in_need(entry: &Entry, oldest_live: u64) -> bool {
+    entry.standing() != Standing::Out && entry.is_heard_since(oldest_live)
 }
 
 /// A random one of those that serve.

@@ -145,9 +145,14 @@ impl Registry {
         self.inner.shared.take_raised().iter().filter_map(|addr| self.entry(addr)).collect()
     }
 
-    /// How many get requests: of those that are picked from, since who has just come is not yet among them.
+    /// How many are live: of those that are picked from, since who has just come is not yet among them.
     pub fn live(&self, now: Instant) -> usize {
         self.inner.rotation.load().live(self.inner.shared.clock.oldest_live(now))
+    }
+
+    /// How many get requests: those that are live, or if nobody is, those that are better than nobody.
+    pub fn picked_from(&self, now: Instant) -> usize {
+        self.inner.rotation.load().picked_from(self.inner.shared.clock.oldest_live(now))
     }
 
     /// How many there are in each state, in the order of [`State::ALL`].

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         one_dataserver_tells_which_process_it_is_and_what_happened_to_it,
         one_that_has_left_is_404_and_still_tells_why,
         readyz_says_no_until_somebody_is_live,
+        readyz_says_yes_while_those_that_drain_are_all_there_is,
         readyz_tells_a_start_from_the_loss_of_everybody,
         readyz_verbose_tells_what_there_is_to_know,
         a_client_outside_admin_allow_gets_403_and_sees_nothing,
@@ -177,6 +178,28 @@ fn readyz_tells_a_start_from_the_loss_of_everybody() {
     left.announce(&[stub.addr()]);
     left.wait_for_live(&[]);
     assert_eq!(why_not_ready(&left), "no live dataserver");
+}
+
+/// They get requests, and their answers are better than a load balancer that has no gateway left.
+fn readyz_says_yes_while_those_that_drain_are_all_there_is() {
+    let gateway = Apiserver::start(PATIENT);
+    let stub = Stub::ok("still here");
+    gateway.announce(&[stub.addr()]);
+    let say = |state| gateway.heartbeat(&format!(r#"{{"addr":"{}","state":"{state}"}}"#, stub.addr()));
+    say("draining");
+    let told = eventually("the state", || {
+        let told = get(gateway.listen, "/readyz?verbose").json();
+        (told["states"]["draining"] == 1).then_some(told)
+    });
+    assert_eq!(
+        (&told["ready"], &told["dataservers"], &told["states"]["live"]),
+        (&true.into(), &1.into(), &0.into())
+    );
+    assert_eq!(get(gateway.listen, "/").text(), "still here");
+    say("down");
+    eventually("the end", || (get(gateway.listen, "/readyz").status == 503).then_some(()));
+    assert_eq!(why_not_ready(&gateway), "no live dataserver");
+    assert_eq!(get(gateway.listen, "/").status, 503);
 }
 
 fn readyz_verbose_tells_what_there_is_to_know() {
