@@ -28,8 +28,9 @@ pub(super) struct Transport<IO> {
 
 pub(super) struct State<IO> {
     pub(super) wire: Wire<IO>,
-    /// What is left to be sent of a 100 that the user waits for before it sends its body.
-    continue_left: &'static [u8],
+    /// What is left to be sent of a 100 that the user waits for before it sends its body; none once it is out, or if
+    /// nobody waits.
+    continue_left: Option<&'static [u8]>,
     /// The task that serves the connection; it wants to know when the body has ended.
     server: Option<Waker>,
     upgrade: Option<oneshot::Sender<Upgraded>>,
@@ -39,7 +40,7 @@ impl<IO: Io> Transport<IO> {
     pub(super) fn new(io: IO, scratch: Rc<Scratch>) -> Self {
         let state = State {
             wire: Wire::new(io, BytesMut::new(), Ahead::Little),
-            continue_left: &[],
+            continue_left: None,
             server: None,
             upgrade: None,
         };
@@ -89,13 +90,13 @@ impl<IO: Io> Transport<IO> {
             }
             return Poll::Pending;
         }
-        if state.wire.has_begun_head() {
-            return Poll::Pending;
+        // The next request has to wait; a line end too many is none.
+        while !state.wire.has_begun_head() {
+            if let Ok(0) | Err(_) = ready!(state.wire.poll_read_head(&self.scratch, cx, |_| 0)) {
+                return Poll::Ready(());
+            }
         }
-        match ready!(state.wire.poll_read_head(&self.scratch, cx, |_| 0)) {
-            Ok(0) | Err(_) => Poll::Ready(()),
-            Ok(_) => Poll::Pending, // the next request, which has to wait
-        }
+        Poll::Pending
     }
 
     /// What was read and is nobody's.
@@ -122,28 +123,34 @@ impl<IO: Io> State<IO> {
     /// A user that waits for a 100 gets it when somebody wants its body, and not before.
     pub(super) fn begin_body(&mut self, body: Decoder, expects_continue: bool) {
         self.wire.body = body;
-        self.continue_left = if expects_continue && self.wire.unread.is_empty() { CONTINUE } else { &[] };
+        self.continue_left = (expects_continue && self.wire.unread.is_empty()).then_some(CONTINUE);
         self.upgrade = None;
     }
 
     /// There is an answer: a 100 that was begun is written to its end, and one that was not never is.
     pub(super) fn poll_end_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.continue_left.len() == CONTINUE.len() {
-            self.continue_left = &[];
+        if self.continue_left.is_some_and(|left| left.len() == CONTINUE.len()) {
+            self.continue_left = None;
         }
         self.poll_continue(cx)
     }
 
+    /// Touches the connection only if there is a 100 to send: what else there is to write is an answer, and not for whoever
+    /// reads the body to wait for.
     fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.continue_left.is_empty() {
-            let left = self.continue_left;
+        while let Some(left) = self.continue_left {
+            if left.is_empty() {
+                ready!(self.wire.poll_io(|io| io.poll_flush(cx)))?; // TLS may hold it back
+                self.continue_left = None;
+                break;
+            }
             let written = ready!(self.wire.poll_io(|io| io.poll_write(cx, left)))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.continue_left = left.get(written..).unwrap_or_default();
+            self.continue_left = Some(left.get(written..).unwrap_or_default());
         }
-        self.wire.poll_io(|io| io.poll_flush(cx)) // TLS may hold it back
+        Poll::Ready(Ok(()))
     }
 
     fn poll_part(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> Poll<Result<Part, BodyError>> {

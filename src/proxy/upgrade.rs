@@ -131,6 +131,8 @@ async fn carry(
             return to.shutdown().await;
         }
         to.write_all(buffer.get(..read).unwrap_or_default()).await?;
+        // What TLS holds back would go out with what comes next, which may be nothing.
+        to.flush().await?;
         carried(read);
     }
 }
@@ -138,5 +140,28 @@ async fn carry(
 async fn idle_for(limit: Duration, moved: &Cell<Instant>) {
     while moved.get().elapsed() < limit {
         sleep_until(moved.get() + limit).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{BufWriter, duplex};
+
+    use super::*;
+
+    /// As TLS does while its socket takes no more.
+    #[tokio::test]
+    async fn nothing_stays_in_a_writer_that_holds_bytes_back() {
+        let ((mut from, from_end), (to, mut to_end)) = (duplex(1024), duplex(1024));
+        let carried = tokio::spawn(carry(from_end, BufWriter::new(to), |_| {}));
+        let mut got = [0; 5];
+        for word in [b"first", b"later"] {
+            from.write_all(word).await.unwrap();
+            let arrives = to_end.read_exact(&mut got);
+            tokio::time::timeout(Duration::from_secs(20), arrives).await.expect("held back").unwrap();
+            assert_eq!(&got, word);
+        }
+        drop(from);
+        assert!(carried.await.unwrap().is_ok());
     }
 }

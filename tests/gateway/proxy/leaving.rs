@@ -9,13 +9,14 @@ use libtest_mimic::Trial;
 
 use super::{begin, gateway_and, wait_for_in_flight};
 use crate::support::frames::{Frames, GET, kind};
-use crate::support::{Apiserver, Stub, eventually, read_head, request, trials, within};
+use crate::support::{Apiserver, Stub, eventually, pause, read_head, request, trials, within};
 
 pub fn trials() -> Vec<Trial> {
     trials![
         http_49_a_user_who_leaves_takes_the_request_along,
         http_49_also_in_the_middle_of_an_answer,
         http_49_also_in_the_middle_of_an_upload,
+        http_49_also_after_a_line_end_too_many,
         http_49_a_stream_that_is_reset_takes_the_request_along,
     ]
 }
@@ -88,6 +89,20 @@ fn http_49_also_in_the_middle_of_an_upload() {
     let gateway = gateway_and("", &[&waiting.stub]);
     let stream = begin(gateway.listen, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n12345");
     waiting.wait_for(1);
+    drop(stream);
+    waiting.closed_in_time(&gateway);
+}
+
+/// Which some programs send behind a body (row 49 would not be met by looking at the first thing that comes alone).
+fn http_49_also_after_a_line_end_too_many() {
+    let waiting = Waiting::new(b"");
+    let gateway = gateway_and("", &[&waiting.stub]);
+    let mut stream = begin(gateway.listen, &request("POST /", &[], b"all of it"));
+    waiting.wait_for(1);
+    for _ in 0..2 {
+        stream.write_all(b"\r\n").unwrap();
+        pause(Duration::from_millis(50)); // so that each is read by itself
+    }
     drop(stream);
     waiting.closed_in_time(&gateway);
 }

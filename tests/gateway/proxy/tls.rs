@@ -1,8 +1,10 @@
 //! TLS on `gateway.listen`: what is spoken in it, what a bad client gets, and certificates that change.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -17,7 +19,9 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 
 use crate::support::tls::{Pair, client, exchange_on, go_on, handshake, handshake_on, session, shown};
-use crate::support::{Apiserver, PATIENT, Stub, connect, ends, eventually, pause, request, trials};
+use crate::support::{
+    Apiserver, PATIENT, Stub, connect, ends, eventually, pause, read_head, read_reply, request, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -25,6 +29,8 @@ pub fn trials() -> Vec<Trial> {
         a_client_without_alpn_is_told_by_its_first_bytes,
         tls12_and_tls13_are_spoken_and_sessions_resumed,
         large_bodies_pass_both_ways_unchanged,
+        an_answer_that_begins_early_holds_up_no_upload_and_no_upload_holds_it_up,
+        http_28_a_tunnel_carries_a_large_message_to_a_reader_that_is_late,
         a_failed_handshake_is_counted_and_harms_nobody,
         a_handshake_that_does_not_end_is_cut_off,
         a_reader_that_stops_is_cut_off,
@@ -143,6 +149,64 @@ fn large_bodies_pass_both_ways_unchanged() {
         let reply = exchange_on(&mut stream, &request("POST /", &[], &body));
         assert!(reply.complete && reply.body == body);
     }
+}
+
+/// The answer fills all buffers between its user and its dataserver before the rest of the upload is sent.
+fn an_answer_that_begins_early_holds_up_no_upload_and_no_upload_holds_it_up() {
+    const ANSWER: usize = 16_000_000;
+    let uploaded = Arc::new(AtomicUsize::new(0));
+    let counted = uploaded.clone();
+    let stub = Stub::raw(move |stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let _ = read_head(&mut reader);
+        let answering = std::thread::spawn(move || {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER}\r\n\r\n");
+            (&stream).write_all(&[head.as_bytes(), &vec![b'x'; ANSWER]].concat())
+        });
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = reader.read(&mut buffer) {
+            counted.fetch_add(read, Ordering::SeqCst);
+        }
+        let _ = answering.join();
+    });
+    let gateway = gateway_and(&stub, "", "");
+    let mut user = handshake(gateway.process.listen, &http11()).unwrap();
+    let arrived = |bytes| {
+        eventually("the upload", || (uploaded.load(Ordering::SeqCst) == bytes).then_some(()));
+    };
+    user.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\n").unwrap();
+    user.write_all(&[b'y'; 10_000]).unwrap();
+    arrived(10_000);
+    pause(Duration::from_millis(500));
+    user.write_all(&[b'y'; 10_000]).unwrap();
+    arrived(20_000);
+    let reply = read_reply(&mut BufReader::new(&mut user), false).unwrap();
+    assert_eq!((reply.status, reply.body.len(), reply.complete), (200, ANSWER, true));
+    user.write_all(&[b'y'; 10_000]).unwrap();
+}
+
+fn http_28_a_tunnel_carries_a_large_message_to_a_reader_that_is_late() {
+    const MESSAGE: usize = 8_000_000;
+    let stub = Stub::raw(|mut stream| {
+        let _ = read_head(&mut BufReader::new(&stream));
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+        let _ = stream.write_all(&[&head[..], &vec![b'x'; MESSAGE]].concat());
+        let mut word = [0; 5];
+        let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word.to_ascii_uppercase()));
+    });
+    let gateway = gateway_and(&stub, "", "");
+    let mut user = handshake(gateway.process.listen, &http11()).unwrap();
+    user.write_all(&request("GET /", &[("connection", "upgrade"), ("upgrade", "x")], b"")).unwrap();
+    pause(Duration::from_millis(300));
+    let mut user = BufReader::new(user);
+    let (first, _) = read_head(&mut user).unwrap();
+    assert!(first.starts_with("HTTP/1.1 101 "), "{first}");
+    let mut message = vec![0; MESSAGE];
+    user.read_exact(&mut message).unwrap();
+    user.get_mut().write_all(b"heard").unwrap();
+    let mut word = [0; 5];
+    user.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"HEARD");
 }
 
 /// Whether so many handshakes were counted as failed.
