@@ -22,7 +22,7 @@ pub(super) use idle::Stalled;
 pub use incoming::Incoming;
 pub(super) use request::{Progress, RequestBody};
 pub(super) use stream::Stream;
-pub(super) use upload::{Upload, UploadHandle};
+pub(super) use upload::{Upload, UploadHandle, Uploading};
 pub(super) use upstream::UpstreamBody;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;

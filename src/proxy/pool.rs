@@ -15,6 +15,7 @@ use crate::addr::Addr;
 use crate::http1::Upgraded;
 use crate::registry::{Entry, Failure, Shard};
 
+use super::body::Uploading;
 use super::connect::Resolved;
 
 pub(super) use http1::Connection as Http1Connection;
@@ -102,8 +103,8 @@ impl Upstream {
 enum Held {
     Nothing,
     Http1(Http1Connection),
-    /// Ends the use of the stream when it is dropped.
-    Http2(#[expect(dead_code, reason = "kept for its end")] Rc<Slot>),
+    /// Ends the use of the stream, and what is still sent on it, when it is dropped.
+    Http2(#[expect(dead_code, reason = "kept for its end")] (Rc<Slot>, Uploading)),
 }
 
 /// A connection or a stream that is in use, and the count of that.
@@ -135,8 +136,8 @@ impl Lease {
     }
 
     /// The stream that the request went out on.
-    pub(super) fn hold_stream(&mut self, slot: Rc<Slot>) {
-        self.held = Held::Http2(slot);
+    pub(super) fn hold_stream(&mut self, slot: Rc<Slot>, uploading: Uploading) {
+        self.held = Held::Http2((slot, uploading));
     }
 
     /// The answer has ended: the connection is for the next request.

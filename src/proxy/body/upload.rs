@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::{BoxError, Progress, RequestBody};
+use crate::proxy::connect::Sending;
 use crate::proxy::error::Error;
 use crate::proxy::pool::Slot;
 
@@ -27,7 +28,7 @@ const KEPT_PARTS: usize = 16;
 pub(in crate::proxy) struct Upload {
     shared: Rc<Shared>,
     /// The stream is in use for as long as its body is.
-    _slot: Rc<Slot>,
+    slot: Rc<Slot>,
 }
 
 /// The same body in the hand of its exchange.
@@ -36,11 +37,25 @@ pub(in crate::proxy) struct UploadHandle {
     progress: Option<Rc<Progress>>,
 }
 
+/// An upload that may go on behind the head of its answer. It ends with the answer: hyper would wait for room that nobody may
+/// ever make, and hold the stream for as long.
+pub(in crate::proxy) struct Uploading(Sending);
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        // The stream is reset, unless all of the body went out.
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
+
 struct Shared {
     body: RefCell<Option<RequestBody>>,
     /// What was read so far; none once it is too much or of no more use.
     kept: RefCell<Option<Kept>>,
     failure: Cell<Option<Error>>,
+    sending: Sending,
 }
 
 #[derive(Default)]
@@ -61,8 +76,9 @@ impl Upload {
             body: RefCell::new(Some(body)),
             kept: RefCell::new(Some(Kept::default())),
             failure: Cell::new(None),
+            sending: Sending::default(),
         });
-        (Self { shared: shared.clone(), _slot: slot }, UploadHandle { shared, progress })
+        (Self { shared: shared.clone(), slot }, UploadHandle { shared, progress })
     }
 }
 
@@ -85,9 +101,10 @@ impl UploadHandle {
         self.shared.failure.take()
     }
 
-    /// The dataserver has answered: the request is its own now.
-    pub(in crate::proxy) fn answered(self) {
+    /// The dataserver has answered: the request is its own now, for as long as what is returned is kept.
+    pub(in crate::proxy) fn answered(self) -> Uploading {
         self.shared.kept.take();
+        Uploading(self.shared.sending.clone())
     }
 }
 
@@ -134,6 +151,10 @@ impl http_body::Body for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
+        // hyper asks this once, when it begins the stream. If the body does not go out at once, its task is what hyper
+        // makes next.
+        let sending = (!self.is_end_stream()).then(|| self.shared.sending.clone());
+        self.slot.executor().comes_next(sending);
         self.shared.body.borrow().as_ref().map_or_else(SizeHint::new, RequestBody::size_hint)
     }
 }

@@ -12,7 +12,7 @@ use hyper::client::conn::http2::{Builder, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
 
 use super::dial;
 use crate::proxy::body::Upload;
@@ -80,7 +80,8 @@ pub(in crate::proxy) async fn http2(
     let heard = Rc::<Cell<Option<Waker>>>::default();
     let stream = Heard { stream: dial(worker, upstream).await?, waker: heard.clone() };
     let terms = Terms::of(&worker.settings());
-    let (sender, connection) = Builder::new(LocalExecutor)
+    let executor = LocalExecutor::default();
+    let (sender, connection) = Builder::new(executor.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(terms.ping)
         .keep_alive_timeout(terms.answered_within)
@@ -94,7 +95,7 @@ pub(in crate::proxy) async fn http2(
         .await
         .map_err(|_| Failure::Closed)?;
     let driver = Rc::new(Driver { connection: RefCell::new(Some(connection)) });
-    let connection = Http2Connection::new(sender, driver.clone());
+    let connection = Http2Connection::new(sender, driver.clone(), executor);
     let (dataserver, ended) = (upstream.addr.clone(), heard.clone());
     spawn_local(async move {
         if let Err(error) = driver.run().await {
@@ -173,11 +174,27 @@ impl AsyncWrite for Heard {
 }
 
 /// Runs the tasks of a connection on the worker that it belongs to.
-#[derive(Clone)]
-pub(in crate::proxy) struct LocalExecutor;
+#[derive(Clone, Default)]
+pub(in crate::proxy) struct LocalExecutor {
+    /// The upload whose task comes next.
+    next: Rc<Cell<Option<Sending>>>,
+}
+
+/// The task that sends a body, once there is one.
+pub(in crate::proxy) type Sending = Rc<Cell<Option<AbortHandle>>>;
+
+impl LocalExecutor {
+    /// The next task is that of this upload, or of none.
+    pub(in crate::proxy) fn comes_next(&self, upload: Option<Sending>) {
+        self.next.set(upload);
+    }
+}
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {
-        spawn_local(task);
+        let task = spawn_local(task);
+        if let Some(upload) = self.next.take() {
+            upload.set(Some(task.abort_handle()));
+        }
     }
 }

@@ -54,9 +54,9 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         *http2_request.headers_mut() = fields;
         match send(&slot, http2_request, &handle, head_time).await {
             Sent::Answer(response) if is_sound(&response, settings.limits.headers) => {
-                handle.answered();
+                let uploading = handle.answered();
                 upstream.answered(response.status().as_u16());
-                lease.hold_stream(slot);
+                lease.hold_stream(slot, uploading);
                 let is_whole = ends_with_head(request.method() == Method::HEAD, response.status());
                 return Ok(Response::from(response).map(|body| {
                     // Some programs send a body all the same.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::Upstream;
 use crate::proxy::Worker;
 use crate::proxy::body::Upload;
-use crate::proxy::connect::{self, Driver};
+use crate::proxy::connect::{self, Driver, LocalExecutor};
 use crate::registry::Failure;
 
 /// Streams on one connection at most, also where the peer allows more: a lost packet holds all of them up.
@@ -36,6 +36,7 @@ pub(in crate::proxy) struct Connection {
     sender: SendRequest<Upload>,
     /// Asked how many streams the peer allows, which may change.
     driver: Rc<Driver>,
+    executor: LocalExecutor,
     streams: Cell<usize>,
     idle_since: Cell<Instant>,
 }
@@ -46,8 +47,12 @@ pub(in crate::proxy) struct Slot {
 }
 
 impl Connection {
-    pub(in crate::proxy) fn new(sender: SendRequest<Upload>, driver: Rc<Driver>) -> Self {
-        Self { sender, driver, streams: Cell::new(0), idle_since: Cell::new(Instant::now()) }
+    pub(in crate::proxy) fn new(
+        sender: SendRequest<Upload>,
+        driver: Rc<Driver>,
+        executor: LocalExecutor,
+    ) -> Self {
+        Self { sender, driver, executor, streams: Cell::new(0), idle_since: Cell::new(Instant::now()) }
     }
 
     /// Streams that it may carry; 0 before the peer has said how many.
@@ -64,6 +69,11 @@ impl Slot {
     fn new(connection: Rc<Connection>) -> Rc<Self> {
         connection.streams.set(connection.streams.get() + 1);
         Rc::new(Self { connection })
+    }
+
+    /// What runs the tasks of its connection.
+    pub(in crate::proxy) fn executor(&self) -> &LocalExecutor {
+        &self.connection.executor
     }
 
     /// What to send one request with.

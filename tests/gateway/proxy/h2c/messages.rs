@@ -13,7 +13,8 @@ use libtest_mimic::Trial;
 use super::gateway_and;
 use crate::support::h2_stub::{Connections, take};
 use crate::support::{
-    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, read_reply, request, trials, within,
+    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_reply, request, trials,
+    within,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -29,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
         http_26_expect_100_continue,
         http_35_a_reset_after_the_head_is_never_an_end,
         http_49_the_user_goes_and_the_stream_is_reset,
+        http_49_uploads_that_a_dataserver_answers_early_hold_no_streams,
         http_16_an_upload_cut_short_is_never_whole,
         an_upload_of_known_length_arrives,
     ]
@@ -317,9 +319,13 @@ fn waiting(answers: bool) -> (H2Stub, std::sync::mpsc::Receiver<Seen>) {
 
 fn http_49_the_user_goes_and_the_stream_is_reset() {
     let chunked = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
+    // More than the stub makes room for.
+    let large =
+        [&b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r\n"[..], &[b'x'; 100_000]].concat();
     for answers in [false, true] {
-        for bytes in [&request("GET /", &[], b"")[..], chunked] {
-            let what = format!("answers: {answers}, {}", String::from_utf8_lossy(bytes));
+        for bytes in [&request("GET /", &[], b"")[..], chunked, &large] {
+            let what =
+                format!("answers: {answers}, {}", String::from_utf8_lossy(&bytes[..60.min(bytes.len())]));
             let (stub, seen) = waiting(answers);
             let gateway = gateway_and(&stub);
             let mut stream = connect(gateway.listen);
@@ -331,23 +337,45 @@ fn http_49_the_user_goes_and_the_stream_is_reset() {
             stream.shutdown(Shutdown::Both).unwrap();
             within(Duration::from_secs(3), &what, || seen.try_recv().ok());
         }
-        let (stub, seen) = waiting(answers);
-        let gateway = gateway_and(&stub);
-        with_h2(gateway.listen, async |mut sender| {
-            let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
-            upload.send_data(Bytes::from_static(b"x"), false).unwrap();
-            let next = async |seen: std::sync::mpsc::Receiver<Seen>| {
-                let wait = move || (within(Duration::from_secs(3), "it", || seen.try_recv().ok()), seen);
-                tokio::task::spawn_blocking(wait).await.unwrap()
-            };
-            let (begun, seen) = next(seen).await;
-            let answer = if answers { Err(answer.await.unwrap()) } else { Ok(answer) };
-            upload.send_reset(Reason::CANCEL);
-            let (reset, _) = next(seen).await;
-            assert_eq!((begun, reset), (Seen::Begun, Seen::Reset(Reason::CANCEL)));
-            drop(answer);
-        });
+        for upload_size in [1, 100_000] {
+            let (stub, seen) = waiting(answers);
+            let gateway = gateway_and(&stub);
+            with_h2(gateway.listen, async |mut sender| {
+                let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
+                upload.send_data(Bytes::from(vec![b'x'; upload_size]), false).unwrap();
+                let next = async |seen: std::sync::mpsc::Receiver<Seen>| {
+                    let wait = move || (within(Duration::from_secs(3), "it", || seen.try_recv().ok()), seen);
+                    tokio::task::spawn_blocking(wait).await.unwrap()
+                };
+                let (begun, seen) = next(seen).await;
+                let answer = if answers { Err(answer.await.unwrap()) } else { Ok(answer) };
+                upload.send_reset(Reason::CANCEL);
+                let (reset, _) = next(seen).await;
+                assert_eq!((begun, reset), (Seen::Begun, Seen::Reset(Reason::CANCEL)));
+                drop(answer);
+            });
+        }
     }
+}
+
+/// Nor reads them, nor says so.
+fn http_49_uploads_that_a_dataserver_answers_early_hold_no_streams() {
+    let stub = H2Stub::raw(Connections::default(), |request, mut respond| {
+        Box::pin(async move {
+            let _ = respond.send_response(Response::new(()), true);
+            let _upload = request;
+            std::future::pending().await
+        })
+    });
+    let gateway =
+        Apiserver::start(&format!("{PATIENT}limits: {{h2c_connections: 1}}\ngateway: {{workers: 1}}\n"));
+    gateway.announce_h2c(&[stub.addr()]);
+    // A connection has 128 streams.
+    for n in 0..140 {
+        let reply = post(gateway.listen, "/", &[b'x'; 100_000]);
+        assert_eq!(reply.status, 200, "{n}: {}", reply.text());
+    }
+    assert_eq!(stub.connections().0, 1);
 }
 
 /// A stub that answers at once, with or without the end of the answer, then takes the upload and tells whether it was whole.
