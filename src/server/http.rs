@@ -100,16 +100,15 @@ impl Http {
         peer: SocketAddr,
         service_for: Rc<impl Fn(Client) -> S>,
         drain: Drain,
-        place: (OwnedSemaphorePermit, Counted),
+        place: Place,
     ) -> impl Future<Output = ()>
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
     {
         async move {
-            let _place = place;
             let now = self.now.get();
             let Settings { timeouts, proxy_protocol, tls, counts, .. } = &now.settings;
-            let mut open = counts.clone().map(Open::new);
+            let open = Rc::new(Open::new(place, counts.clone()));
             let deadline = Instant::now() + timeouts.request_head;
             let mut client = Client { ip: peer.ip(), over_tls: false };
             if let Some(senders) = proxy_protocol {
@@ -123,19 +122,19 @@ impl Http {
                 };
                 client.ip = source.unwrap_or(client.ip);
             }
-            let socket = Socket::new(stream, self.write_limit.clone());
+            let socket = Socket::new(stream, self.write_limit.clone(), open.clone());
             // What holds now must not be kept for as long as this connection lasts.
             let identity = tls.clone();
             drop(now);
             match identity {
-                None => self.http(socket, || service_for(client), deadline, &drain, &mut open).await,
+                None => self.http(socket, || service_for(client), deadline, &drain, &open).await,
                 // In a box: a connection in the clear must not have the room for both.
                 Some(identity) => {
                     Box::pin(async {
                         let handshake = identity.acceptor().accept(socket);
                         if let Some(stream) = self.opening(Refused::Tls, handshake, deadline, &drain).await {
                             let client = Client { over_tls: true, ..client };
-                            self.http(stream, || service_for(client), deadline, &drain, &mut open).await;
+                            self.http(stream, || service_for(client), deadline, &drain, &open).await;
                         }
                     })
                     .await;
@@ -183,7 +182,7 @@ impl Http {
         service: impl Fn() -> S,
         deadline: Instant,
         drain: &Drain,
-        open: &mut Option<Open>,
+        open: &Open,
     ) -> impl Future<Output = ()>
     where
         T: Stream,
@@ -210,9 +209,7 @@ impl Http {
                 Ending::Linger => linger(&mut stream, linger_time, linger_bytes).await,
                 Ending::Reset => stream.socket().reset_when_closed(),
                 Ending::Other(seen) => {
-                    if let Some(open) = open {
-                        open.speaks(Protocol::Http2);
-                    }
+                    open.speaks(Protocol::Http2);
                     // In a box: a connection of HTTP/1 must not have the room for both.
                     Box::pin(self.http2(Downstream::new(stream, seen), service(), drain)).await;
                 }
@@ -225,7 +222,7 @@ impl Http {
         stream: T,
         mut service: S,
         deadline: Instant,
-        open: &mut Option<Open>,
+        open: &Open,
     ) -> http1::Connection<impl Future<Output = Option<(T, Ending)>>, T>
     where
         T: Stream,
@@ -238,9 +235,7 @@ impl Http {
             if PREFACE.starts_with(bytes) {
                 return Opening::Unclear;
             }
-            if let Some(open) = open.as_mut() {
-                open.speaks(Protocol::Http1);
-            }
+            open.speaks(Protocol::Http1);
             Opening::Http1
         };
         let rules = || {
@@ -328,27 +323,36 @@ fn breaks_rules(error: &hyper::Error) -> bool {
     source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(h2::Error::is_library)
 }
 
-/// Counts a connection for as long as it is open.
+/// Has a place and counts as a connection for as long as its socket is open, also as a tunnel.
 struct Open {
-    counts: Arc<Worker>,
-    protocol: Protocol,
+    _place: Place,
+    counts: Option<Arc<Worker>>,
+    protocol: Cell<Protocol>,
 }
 
+type Place = (OwnedSemaphorePermit, Counted);
+
 impl Open {
-    fn new(counts: Arc<Worker>) -> Self {
-        counts.opened(Protocol::Unknown);
-        Self { counts, protocol: Protocol::Unknown }
+    fn new(place: Place, counts: Option<Arc<Worker>>) -> Self {
+        if let Some(counts) = &counts {
+            counts.opened(Protocol::Unknown);
+        }
+        Self { _place: place, counts, protocol: Cell::new(Protocol::Unknown) }
     }
 
-    fn speaks(&mut self, protocol: Protocol) {
-        self.counts.closed(self.protocol);
-        self.counts.opened(protocol);
-        self.protocol = protocol;
+    fn speaks(&self, protocol: Protocol) {
+        let before = self.protocol.replace(protocol);
+        if let Some(counts) = &self.counts {
+            counts.closed(before);
+            counts.opened(protocol);
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.counts.closed(self.protocol);
+        if let Some(counts) = &self.counts {
+            counts.closed(self.protocol.get());
+        }
     }
 }

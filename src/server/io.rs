@@ -1,6 +1,7 @@
 //! A user's socket, which does not wait for ever for a reader that has stopped reading; and with the first bytes back, which
 //! were read to tell HTTP/2 from HTTP/1.
 
+use std::any::Any;
 use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::io;
@@ -105,12 +106,15 @@ pub(super) struct Socket {
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Where to note when an answer moved on.
     moved: OnceCell<Rc<Cell<Instant>>>,
+    /// What lasts for as long as the socket is open, whoever has it.
+    _open: Rc<dyn Any>,
 }
 
 impl Socket {
-    /// A write that waits longer than `write_limit` for its reader fails.
-    pub(super) fn new(stream: TcpStream, write_limit: Rc<Cell<Duration>>) -> Self {
-        Self { stream, flags: SendFlags::NOSIGNAL, write_limit, write_timer: None, moved: OnceCell::new() }
+    /// A write that waits longer than `write_limit` for its reader fails. `open` is let go of when it is closed.
+    pub(super) fn new(stream: TcpStream, write_limit: Rc<Cell<Duration>>, open: Rc<dyn Any>) -> Self {
+        let (flags, moved) = (SendFlags::NOSIGNAL, OnceCell::new());
+        Self { stream, flags, write_limit, write_timer: None, moved, _open: open }
     }
 
     /// The user must not take what it got for all there is.
@@ -286,7 +290,7 @@ mod tests {
             let mut user = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             user.set_nonblocking(true).unwrap();
             let (stream, _) = listener.accept().await.unwrap();
-            let mut socket = Socket::new(stream, Rc::new(Cell::new(Duration::from_secs(60))));
+            let mut socket = Socket::new(stream, Rc::new(Cell::new(Duration::from_secs(60))), Rc::new(()));
             let read = |user: &mut std::net::TcpStream| {
                 let mut bytes = [0; 64];
                 user.read(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned())

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         http_46_a_tunnel_may_be_silent_for_longer_than_an_answer,
         timeouts_idle_tunnel_ends_a_tunnel,
         http_50_a_tunnel_has_the_drain_time_to_end,
+        limits_connections_counts_tunnels,
     ]
 }
 
@@ -137,4 +138,20 @@ fn http_46_a_tunnel_may_be_silent_for_longer_than_an_answer() {
     let mut got = Vec::new();
     stream.read_to_end(&mut got).unwrap();
     assert_eq!(String::from_utf8(got).unwrap(), "HELLO LATER");
+}
+
+fn limits_connections_counts_tunnels() {
+    let config = "limits: {connections: 2}\ngateway: {workers: 1, admin_listen: '127.0.0.1:0'}\n";
+    let gateway = gateway_and(config, &[&shouting(), &shouting()]);
+    let tunnels = [upgraded(&gateway), upgraded(&gateway)];
+    for open in ["gateway_connections{protocol=\"http1\"}", "gateway_worker_connections{worker=\"0\"}"] {
+        eventually("both to count", || (gateway.metric(open) > 1.5).then_some(()));
+    }
+    let mut third = std::net::TcpStream::connect(gateway.listen).unwrap();
+    third.write_all(&request("OPTIONS *", &[("max-forwards", "0")], b"")).unwrap();
+    third.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert_eq!(third.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    drop(tunnels);
+    third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(read_reply(&mut BufReader::new(&third), false).unwrap().status, 200);
 }
