@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
@@ -37,7 +38,10 @@ impl Connections {
     /// The connection that was used last, if it can still be used and was idle for less than `limit`.
     pub(in crate::proxy) fn take_idle(&self, now: Instant, limit: Duration) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop() {
+        // Without a budget nobody can tell whether one is open: they are left for others.
+        while has_budget_remaining()
+            && let Some(Idle { connection, since }) = idle.pop()
+        {
             if now.saturating_duration_since(since) < limit && connection.client.is_open() {
                 return Some(connection);
             }
@@ -54,7 +58,8 @@ impl Connections {
     pub(super) fn close_idle(&self, now: Instant, limit: Duration, most: usize) {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|idle| {
-            now.saturating_duration_since(idle.since) < limit && idle.connection.client.is_open()
+            let client = &idle.connection.client;
+            now.saturating_duration_since(idle.since) < limit && (client.is_open() || !has_budget_remaining())
         });
         let too_many = idle.len().saturating_sub(most);
         idle.drain(..too_many);

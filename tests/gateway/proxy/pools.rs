@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         a_few_long_connections_do_not_share_one_worker,
         no_more_idle_connections_are_kept_than_limits_pool,
         idle_connections_to_a_dataserver_that_left_are_closed,
+        a_client_that_asks_much_at_once_closes_no_idle_connection,
     ]
 }
 
@@ -81,4 +82,29 @@ fn idle_connections_to_a_dataserver_that_left_are_closed() {
     assert_eq!(get(gateway.listen, "/").status, 200);
     eventually("it to leave", || (get(gateway.listen, "/").status == 503).then_some(()));
     eventually("its connections to be closed", || (open.load(Ordering::SeqCst) == 0).then_some(()));
+}
+
+/// A task that has done much in one go is told by tokio that nothing is ready, whatever is: that says nothing of a connection.
+fn a_client_that_asks_much_at_once_closes_no_idle_connection() {
+    let (stub, open) = counting();
+    let gateway = gateway_and("timeouts: {pool_idle: 1h}\ngateway: {workers: 1}\n", &[&stub]);
+    let users: Vec<_> = (0..8).map(|_| connect(gateway.listen)).collect();
+    for mut user in &users {
+        user.write_all(&request("GET /", &[], b"")).unwrap();
+    }
+    for user in &users {
+        assert_eq!(read_reply(&mut BufReader::new(user), false).unwrap().status, 200);
+    }
+    assert!(stub.connections() > 2, "the requests did not overlap");
+    // The gateway answers these by itself. It is let do some 128 things in one go.
+    let by_itself = request("OPTIONS *", &[("max-forwards", "0")], b"");
+    for count in 120..=132 {
+        let mut user = connect(gateway.listen);
+        user.write_all(&[by_itself.repeat(count), request("GET /", &[], b"")].concat()).unwrap();
+        let mut answers = BufReader::new(&user);
+        for _ in 0..=count {
+            assert_eq!(read_reply(&mut answers, false).unwrap().status, 200);
+        }
+        assert_eq!(open.load(Ordering::SeqCst), stub.connections(), "after {count}");
+    }
 }
