@@ -73,7 +73,7 @@ pub enum Refusal {
     )]
     Unsigned,
     /// Signed with another key, or changed since.
-    #[error("the \"sig\" is not what the key in nsq.heartbeat_key_file makes of it")]
+    #[error("the \"sig\" is not what a key in nsq.heartbeat_key_file makes of it")]
     Forged,
     /// Signed too long ago, or by a clock that is wrong.
     #[error("the \"time\" is further from this gateway's clock than nsq.clock_tolerance")]

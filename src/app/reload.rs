@@ -94,8 +94,8 @@ impl Reloader {
     /// What is watched: the file, and that of the key, whose content matters and not only its name. The certificate's are
     /// looked after by themselves.
     fn paths(&self) -> Vec<PathBuf> {
-        let key = self.master.now().nsq.heartbeat_key_file.clone();
-        self.source.file.iter().cloned().chain(key).collect()
+        let keys = self.master.now().nsq.heartbeat_key_file.clone();
+        self.source.file.iter().cloned().chain(keys).collect()
     }
 
     async fn watch(&self) -> Option<Watched> {
@@ -154,7 +154,7 @@ impl Reloader {
         let identity = rooms.certificate.of(&next).map_err(Faults::of_tls)?;
         let signed = Signed::of(&next, rooms.signed.as_deref())?;
         if let (Some(old), Some(new)) = (&rooms.signed, &signed)
-            && !old.has_same_key(new)
+            && !old.has_same_keys(new)
         {
             applied.push(Change::of_file("nsq.heartbeat_key_file"));
         }

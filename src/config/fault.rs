@@ -43,6 +43,11 @@ impl Faults {
         Self(vec![Fault::new(path, message)])
     }
 
+    /// These, if there are any.
+    pub(super) fn some(faults: Vec<Fault>) -> Option<Self> {
+        (!faults.is_empty()).then_some(Self(faults))
+    }
+
     /// One that is not in what the file says.
     pub fn of_file(error: &impl fmt::Display) -> Self {
         Self::one("", format!("cannot be read: {error}"))

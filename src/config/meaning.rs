@@ -56,7 +56,7 @@ impl Config {
             format_duration(timeouts.leave.min(timeouts.drain)),
             format_duration(timeouts.drain)
         ));
-        if self.nsq.heartbeat_key_file.is_some() {
+        if !self.nsq.heartbeat_key_file.is_empty() {
             sentences.push(format!(
                 "A signed heartbeat is taken once, and up to {} before or after its time.",
                 format_duration(self.nsq.clock_tolerance)
@@ -130,7 +130,7 @@ impl Config {
             let or_unheard = "what is published to a new nsqd is not heard for longer than one may be silent";
             warnings.if_more(lookup, ("registry.ttl", ttl), or_unheard);
         }
-        if nsq.heartbeat_key_file.is_some() {
+        if !nsq.heartbeat_key_file.is_empty() {
             let tolerance = ("nsq.clock_tolerance", nsq.clock_tolerance);
             let beat = ("common.heart_beat_time", interval);
             warnings.if_less(

@@ -11,6 +11,9 @@ use super::reader::{FromYaml, Reader};
 use super::{Fault, Faults};
 use crate::key::Key;
 
+/// Keys of heartbeats at most: for each that anybody sends all may have to be tried.
+const MOST_KEYS: usize = 4;
+
 /// How heartbeats are read.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Nsq {
@@ -28,8 +31,9 @@ pub struct Nsq {
     /// An nsqd that sends nothing for longer, not even the heartbeat of its own that it is asked for twice
     /// in this time, is taken for gone. Default 5s, from 2s to 2min.
     pub silence_timeout: Duration,
-    /// The file with the key that heartbeats are signed with. Set, a gateway takes no others. Default none.
-    pub heartbeat_key_file: Option<PathBuf>,
+    /// The files with the keys of heartbeats: a dataserver signs with the first, and a gateway takes what is signed with any
+    /// of them and nothing else. One, or a list of at most 4. Default none: heartbeats are not signed.
+    pub heartbeat_key_file: Vec<PathBuf>,
     /// How far the clock of who signs a heartbeat may be from the gateway's. Default 1m, from 1s to 1h.
     pub clock_tolerance: Duration,
     /// Whether NSQ runs inside the gateway. Default auto: when no nsqd and no nsqlookupd is configured.
@@ -45,13 +49,17 @@ impl Nsq {
         if let Some(channel) = channel.as_deref().filter(|channel| !is_valid_name(channel)) {
             section.fault("channel", format!("{channel:?} is not a channel name ({NAME_RULE})"));
         }
+        let key_files = section.list::<String>("heartbeat_key_file").unwrap_or_default();
+        if key_files.len() > MOST_KEYS {
+            section.fault("heartbeat_key_file", format!("names more than {MOST_KEYS} files"));
+        }
         let nsq = Self {
             channel,
             lookup_interval: section.within("lookup_interval", millis(5_000), millis(100), millis(600_000)),
             connect_timeout: section.within("connect_timeout", millis(2_000), millis(100), millis(60_000)),
             reconnect_max: section.within("reconnect_max", millis(3_000), millis(100), millis(600_000)),
             silence_timeout: section.within("silence_timeout", millis(5_000), millis(2_000), millis(120_000)),
-            heartbeat_key_file: section.optional::<String>("heartbeat_key_file").map(PathBuf::from),
+            heartbeat_key_file: key_files.into_iter().take(MOST_KEYS).map(PathBuf::from).collect(),
             clock_tolerance: section.within(
                 "clock_tolerance",
                 millis(60_000),
@@ -67,18 +75,25 @@ impl Nsq {
 
     /// What is wrong with the files that it names.
     pub(super) fn check_files(&self, faults: &mut Vec<Fault>) {
-        if let Err(of_key) = self.heartbeat_key() {
-            faults.extend(of_key.iter().cloned());
+        if let Err(of_keys) = self.heartbeat_keys() {
+            faults.extend(of_keys.iter().cloned());
         }
     }
 
-    /// The key that heartbeats are signed with, if there is to be one.
+    /// The keys of heartbeats; none if they need not be signed.
     ///
     /// # Errors
-    /// What is wrong with its file.
-    pub fn heartbeat_key(&self) -> Result<Option<Key>, Faults> {
-        let key = self.heartbeat_key_file.as_deref().map(Key::load).transpose();
-        key.map_err(|why| Faults::one("nsq.heartbeat_key_file", why))
+    /// What is wrong with each file that holds none.
+    pub fn heartbeat_keys(&self) -> Result<Vec<Key>, Faults> {
+        let (files, mut keys, mut faults) = (&self.heartbeat_key_file, Vec::new(), Vec::new());
+        for (n, file) in files.iter().enumerate() {
+            let place = if files.len() > 1 { format!("[{n}]") } else { String::new() };
+            match Key::load(file) {
+                Ok(key) => keys.push(key),
+                Err(why) => faults.push(Fault::new(format!("nsq.heartbeat_key_file{place}"), why)),
+            }
+        }
+        Faults::some(faults).map_or(Ok(keys), Err)
     }
 }
 

@@ -131,6 +131,22 @@ log: {filter: 'nsq=loud'}
 }
 
 #[test]
+fn heartbeats_have_one_key_or_a_few() {
+    let of_files = |files: &str| faults(&format!("nsq: {{heartbeat_key_file: {files}}}"));
+    for (files, count) in [("a", 1), ("[]", 0), ("[a]", 1), ("[a, b, c, d]", 4)] {
+        assert!(of_files(files).is_empty());
+        let config: Config = format!("nsq: {{heartbeat_key_file: {files}}}").parse().unwrap();
+        // There are no such files.
+        assert_eq!(
+            config.nsq.heartbeat_keys().map_or_else(|faults| faults.iter().count(), |keys| keys.len()),
+            count
+        );
+    }
+    assert_eq!(of_files("[a, b, c, d, e]"), ["nsq.heartbeat_key_file: names more than 4 files"]);
+    assert_eq!(of_files("[a, 7]"), ["nsq.heartbeat_key_file[1]: 7 is not text"]);
+}
+
+#[test]
 fn what_is_not_yaml_is_one_fault_that_names_the_place() {
     let faults = faults("gateway:\n  listen: [\n");
     assert_eq!(faults.len(), 1);

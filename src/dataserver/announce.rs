@@ -83,7 +83,7 @@ impl Announcer {
     /// When NSQ does not take the topic's name, or heartbeats are to be signed and cannot be.
     pub fn new(announcement: Announcement, config: &Config) -> anyhow::Result<Self> {
         let Announcement { addr, protocol, probe, plain } = announcement;
-        let key = config.nsq.heartbeat_key()?;
+        let key = config.nsq.heartbeat_keys()?.into_iter().next();
         anyhow::ensure!(
             !(plain && key.is_some()),
             "the plain form cannot be signed, and nsq.heartbeat_key_file asks for that"

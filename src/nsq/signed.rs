@@ -1,4 +1,4 @@
-//! Whether a heartbeat may be believed where heartbeats are signed: by who has the key, not long ago, and once.
+//! Whether a heartbeat may be believed where heartbeats are signed: by who has a key, not long ago, and once.
 //!
 //! NSQ delivers at least once and in any order, so one that is honest can count as replayed. That costs nobody
 //! anything: the one that overtook it said something newer.
@@ -18,7 +18,8 @@ use crate::presence::{Incarnation, ProcessId};
 
 /// Takes signed heartbeats only, each once.
 pub struct Signed {
-    key: Key,
+    /// Several while one takes the place of another.
+    keys: Vec<Key>,
     tolerance: Duration,
     wall: WallClock,
     last_seqs: Arc<Mutex<LastSeqs>>,
@@ -28,24 +29,27 @@ impl Signed {
     /// `None` for a config that has no key: then nobody need sign. What was believed `before` is not believed again.
     ///
     /// # Errors
-    /// What is wrong with the key's file.
+    /// What is wrong with a key's file.
     pub fn of(config: &Config, before: Option<&Self>) -> Result<Option<Self>, Faults> {
-        let Some(key) = config.nsq.heartbeat_key()? else { return Ok(None) };
+        let keys = config.nsq.heartbeat_keys()?;
+        if keys.is_empty() {
+            return Ok(None);
+        }
         let tolerance = config.nsq.clock_tolerance;
         // One whose clock is ahead can be sent again until the time that it claims has come and gone.
         let (span, capacity) = (2 * tolerance, config.registry.capacity);
         let Some(before) = before else {
             let last_seqs = Arc::new(Mutex::new(LastSeqs::new(span, capacity, Instant::now())));
-            return Ok(Some(Self { key, tolerance, wall: WallClock::start(), last_seqs }));
+            return Ok(Some(Self { keys, tolerance, wall: WallClock::start(), last_seqs }));
         };
         let mut last_seqs = before.last_seqs.lock().unwrap_or_else(PoisonError::into_inner);
         (last_seqs.span, last_seqs.capacity) = (span, capacity);
-        Ok(Some(Self { key, tolerance, wall: before.wall, last_seqs: before.last_seqs.clone() }))
+        Ok(Some(Self { keys, tolerance, wall: before.wall, last_seqs: before.last_seqs.clone() }))
     }
 
-    /// Whether both believe whoever has the same key.
-    pub fn has_same_key(&self, other: &Self) -> bool {
-        self.key == other.key
+    /// Whether both believe whoever has the same keys.
+    pub fn has_same_keys(&self, other: &Self) -> bool {
+        self.keys == other.keys
     }
 
     /// # Errors
@@ -55,7 +59,7 @@ impl Signed {
         else {
             return Err(Refusal::Unsigned);
         };
-        if !signature.is_by(&self.key) {
+        if !self.keys.iter().any(|key| signature.is_by(key)) {
             return Err(Refusal::Forged);
         }
         // The clock of the start is right though somebody sets the machine's, and that is right though it has slept.
@@ -120,7 +124,7 @@ mod tests {
         let last_seqs = LastSeqs::new(2 * TOLERANCE, capacity, Instant::now());
         let wall = WallClock::start();
         Signed {
-            key: key("0123456789abcdef"),
+            keys: vec![key("0123456789abcdef")],
             tolerance: TOLERANCE,
             wall,
             last_seqs: Arc::new(Mutex::new(last_seqs)),

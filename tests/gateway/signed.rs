@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         a_dataserver_on_an_embedded_nsq_is_believed,
         what_is_not_signed_well_is_refused_and_counted,
         without_a_key_a_signature_means_nothing,
+        while_keys_change_heartbeats_of_either_are_taken,
         a_bad_key_file_is_a_fault_of_its_key_path,
         the_plain_form_cannot_be_signed,
     ];
@@ -152,6 +153,29 @@ fn the_documents_python_is_believed() {
     assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
     gateway.heartbeat(&String::from_utf8(python.stdout).unwrap());
     wait_for_count(&gateway, "joined", 1.0);
+}
+
+/// First the gateways take both, then the dataservers sign with the new one, then the gateways forget the old one.
+fn while_keys_change_heartbeats_of_either_are_taken() {
+    let ((_dir, old), (_other_dir, new)) = (key_file(SECRET), key_file("another key, as long\n"));
+    let asks_for =
+        |keys: &[&PathBuf]| format!("nsq: {{heartbeat_key_file: {keys:?}, clock_tolerance: 5s}}\n");
+    let gateway = Apiserver::start(&format!("{PATIENT}{}", asks_for(&[&old, &new])));
+    let announces = |keys: &[&PathBuf]| {
+        let at = format!("common: {{heart_beat_time: 1, nsqd: ['{}']}}\n", gateway.nsq.unwrap()[0]);
+        DataserverProcess::start(&format!("{at}{}", asks_for(keys)))
+    };
+    let (before, after, other_first) = (announces(&[&old]), announces(&[&new]), announces(&[&new, &old]));
+    gateway.wait_for_live(&[&before.addr, &after.addr, &other_first.addr]);
+    let only_new = Apiserver::start(&format!(
+        "common: {{nsqd: ['{}']}}\n{PATIENT}{}",
+        gateway.nsq.unwrap()[0],
+        asks_for(&[&new])
+    ));
+    only_new.wait_for_live(&[&after.addr, &other_first.addr]);
+    eventually("the old key to be refused", || {
+        (only_new.metric("gateway_heartbeats_total{result=\"refused_signature\"}") >= 1.0).then_some(())
+    });
 }
 
 fn a_bad_key_file_is_a_fault_of_its_key_path() {

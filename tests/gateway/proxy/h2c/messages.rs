@@ -321,7 +321,7 @@ fn http_49_the_user_goes_and_the_stream_is_reset() {
     let chunked = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
     // More than the stub makes room for.
     let large =
-        [&b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r\n"[..], &[b'x'; 100_000]].concat();
+        [&b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r\n"[..], &vec![b'x'; 100_000]].concat();
     for answers in [false, true] {
         for bytes in [&request("GET /", &[], b"")[..], chunked, &large] {
             let what =
@@ -364,7 +364,7 @@ fn http_49_uploads_that_a_dataserver_answers_early_hold_no_streams() {
         Box::pin(async move {
             let _ = respond.send_response(Response::new(()), true);
             let _upload = request;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         })
     });
     let gateway =
@@ -372,7 +372,7 @@ fn http_49_uploads_that_a_dataserver_answers_early_hold_no_streams() {
     gateway.announce_h2c(&[stub.addr()]);
     // A connection has 128 streams.
     for n in 0..140 {
-        let reply = post(gateway.listen, "/", &[b'x'; 100_000]);
+        let reply = post(gateway.listen, "/", &vec![b'x'; 100_000]);
         assert_eq!(reply.status, 200, "{n}: {}", reply.text());
     }
     assert_eq!(stub.connections().0, 1);
