@@ -2,6 +2,7 @@
 
 mod accept;
 mod api;
+mod client;
 mod dataservers;
 mod page;
 mod readyz;
@@ -13,14 +14,13 @@ use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use stream::Stream;
 
-use crate::addr::Networks;
 use crate::config::{Change, Fault, Gateway, Running};
 use crate::metrics::Metrics;
 use crate::problem::problem;
@@ -91,8 +91,7 @@ impl Admin {
     pub async fn answer(self, peer: IpAddr, request: Request<Body>) -> Response<Body> {
         let config = self.state.config.now();
         let Gateway { admin_allow, trusted_proxies, .. } = &config.gateway;
-        let client = client(peer, request.headers(), trusted_proxies);
-        if !client.is_some_and(|client| admin_allow.contains(client)) {
+        if !client::is_in(admin_allow, peer, request.headers(), trusted_proxies) {
             let detail = "this client is in none of the networks of gateway.admin_allow";
             return problem(StatusCode::FORBIDDEN, "Forbidden", detail).map(Body::from);
         }
@@ -100,41 +99,5 @@ impl Admin {
             Ok(response) => response,
             Err(never) => match never {},
         }
-    }
-}
-
-/// Who asks: the peer, or whom trusted proxies say that they ask for. `None` if what they say cannot be read.
-fn client(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> Option<IpAddr> {
-    let mut client = peer;
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
-    // The last was added by whoever is nearest.
-    for address in lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b',')) {
-        if !trusted.contains(client) {
-            break;
-        }
-        client = std::str::from_utf8(address.trim_ascii()).ok()?.parse().ok()?;
-    }
-    Some(client)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn behind_trusted_proxies_it_is_whom_they_ask_for_who_asks() {
-        let config: crate::config::Config = "gateway: {trusted_proxies: [10.0.0.0/8]}".parse().unwrap();
-        let who = |peer: &str, lines: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for line in lines {
-                headers.append("x-forwarded-for", http::HeaderValue::from_static(line));
-            }
-            client(peer.parse().unwrap(), &headers, &config.gateway.trusted_proxies).map(|ip| ip.to_string())
-        };
-        assert_eq!(who("10.0.0.1", &[]).as_deref(), Some("10.0.0.1"));
-        assert_eq!(who("10.0.0.1", &["127.0.0.1, 9.9.9.9"]).as_deref(), Some("9.9.9.9"));
-        assert_eq!(who("10.0.0.1", &["127.0.0.1", "9.9.9.9, 10.0.0.2"]).as_deref(), Some("9.9.9.9"));
-        assert_eq!(who("9.9.9.9", &["127.0.0.1"]).as_deref(), Some("9.9.9.9"), "nobody's word but a proxy's");
-        assert_eq!(who("10.0.0.1", &["9.9.9.9, unknown"]), None);
     }
 }

@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         readyz_tells_a_start_from_the_loss_of_everybody,
         readyz_verbose_tells_what_there_is_to_know,
         a_client_outside_admin_allow_gets_403_and_sees_nothing,
+        behind_a_trusted_proxy_whoever_it_names_must_be_in_admin_allow,
         with_admin_listen_the_admin_paths_move_and_listen_forwards_every_path,
         only_get_is_answered,
         metrics_count_what_happened,
@@ -244,6 +245,27 @@ fn a_client_outside_admin_allow_gets_403_and_sees_nothing() {
     }
     // Everything else is not the admin's.
     assert_eq!(get(gateway.listen, "/").status, 503);
+}
+
+/// Whichever field the proxy writes: one that writes the other passes on what a user says in this one.
+fn behind_a_trusted_proxy_whoever_it_names_must_be_in_admin_allow() {
+    let gateway = Apiserver::start("gateway: {trusted_proxies: [loopback]}\n");
+    let (x_forwarded_for, forwarded) = ("X-Forwarded-For", "Forwarded");
+    for (fields, status) in [
+        (&[][..], 200),
+        (&[(x_forwarded_for, "9.9.9.9")], 403),
+        (&[(forwarded, "for=9.9.9.9")], 403),
+        (&[(forwarded, "for=10.1.2.3"), (forwarded, "proto=http;For=\"[2001:db8::1]:4711\"")], 403),
+        (&[(forwarded, "for=9.9.9.9, for=10.1.2.3:80;proto=http")], 200),
+        (&[(forwarded, "for=unknown")], 403),
+        (&[(x_forwarded_for, "10.1.2.3"), (forwarded, "for=9.9.9.9")], 403),
+        (&[(x_forwarded_for, "9.9.9.9"), (forwarded, "for=10.1.2.3")], 403),
+        (&[(x_forwarded_for, "10.1.2.3"), (forwarded, "for=10.1.2.3")], 200),
+    ] {
+        let close = [("Connection", "close")];
+        let ask = request("GET /dataservers", &[&close, fields].concat(), b"");
+        assert_eq!(exchange(gateway.listen, &ask).status, status, "{fields:?}");
+    }
 }
 
 fn with_admin_listen_the_admin_paths_move_and_listen_forwards_every_path() {
