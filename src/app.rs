@@ -205,7 +205,7 @@ impl App {
             let (admin, notifier, access_log) = (admin.clone(), notifier.clone(), access_log.lines());
             let rooms =
                 Rooms { admin, dialable, certificate, places, intake, signed, runs_embedded, access_log };
-            let reloader = Reloader { source, master, rooms, metrics, notifier };
+            let reloader = Reloader::new(source, master, rooms, metrics, notifier);
             tasks.spawn_endless("config reload", reloader.run());
         }
         let told_to_stop = async {

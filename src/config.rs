@@ -21,7 +21,7 @@ mod running;
 mod timeouts;
 mod tls;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 pub use access_log::{AccessLog, Field, Format, Part, Template};
@@ -91,26 +91,29 @@ impl Config {
     /// # Errors
     /// As [`Config::load`], with every fault of those files.
     pub fn load_for_gateway(path: &Path) -> Result<Self, Faults> {
-        Self::load_with(path, |config, faults| {
-            if let Some(tls) = &config.gateway.tls {
-                tls.check(faults);
-            }
-            config.registry.check_snapshot(faults);
-            config.log.access.check(faults);
-            config.nsq.check_files(faults);
-        })
+        Self::load_with(path, Self::check_files)
     }
 
-    /// As [`Config::load_for_gateway`], while a gateway runs. An empty file is a good one at the start; here somebody is
-    /// just about to write it, or has lost what was in it.
-    ///
-    /// # Errors
-    /// As [`Config::load_for_gateway`], and when the file is empty.
-    pub fn load_again(path: &Path) -> Result<Self, Faults> {
-        if read_file(path)?.trim().is_empty() {
-            return Err(Faults::one("", "is empty".to_owned()));
-        }
-        Self::load_for_gateway(path)
+    /// As [`Config::load_for_gateway`], while a gateway runs, and what of it could be read though there are faults. An empty
+    /// file is a good one at the start; here somebody is just about to write it, or has lost what was in it.
+    pub fn load_again(path: &Path) -> (Self, Result<(), Faults>) {
+        let yaml = match read_file(path) {
+            Ok(yaml) if yaml.trim().is_empty() => Err(Faults::one("", "is empty".to_owned())),
+            read => read,
+        };
+        let yaml = match yaml {
+            Ok(yaml) => yaml,
+            Err(faults) => return (Self::default(), Err(faults)),
+        };
+        let (config, mut faults) = Self::parse(&yaml);
+        config.check_files(&mut faults);
+        (config, Faults::none_or(faults, &yaml))
+    }
+
+    /// The files that it names and whose content must be good.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let tls = self.gateway.tls.iter().flat_map(|tls| [&tls.cert, &tls.key]);
+        self.nsq.heartbeat_key_file.iter().chain(tls).cloned().collect()
     }
 
     /// As [`Config::load_for_gateway`], for a dataserver: it need not be able to read the gateway's private key.
@@ -141,6 +144,15 @@ impl Config {
         let (config, mut faults) = Self::parse(&yaml);
         check(&config, &mut faults);
         Faults::none_or(faults, &yaml).map(|()| config)
+    }
+
+    fn check_files(&self, faults: &mut Vec<Fault>) {
+        if let Some(tls) = &self.gateway.tls {
+            tls.check(faults);
+        }
+        self.registry.check_snapshot(faults);
+        self.log.access.check(faults);
+        self.nsq.check_files(faults);
     }
 
     fn parse(yaml: &str) -> (Self, Vec<Fault>) {

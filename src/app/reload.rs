@@ -52,11 +52,15 @@ pub(super) struct Rooms {
 
 /// Reads the config again.
 pub(super) struct Reloader {
-    pub(super) source: Source,
-    pub(super) master: Master,
-    pub(super) rooms: Rooms,
-    pub(super) metrics: Metrics,
-    pub(super) notifier: Notifier,
+    source: Source,
+    master: Master,
+    rooms: Rooms,
+    metrics: Metrics,
+    notifier: Notifier,
+    /// What was told last: the changes that wait for a restart, or why the file was not taken.
+    last: Result<Vec<Change>, Faults>,
+    /// The files that it names, if it was not taken.
+    refused: Vec<PathBuf>,
 }
 
 /// What became of another config.
@@ -68,47 +72,66 @@ struct Outcome {
 }
 
 impl Reloader {
+    pub(super) fn new(
+        source: Source,
+        master: Master,
+        rooms: Rooms,
+        metrics: Metrics,
+        notifier: Notifier,
+    ) -> Self {
+        Self { source, master, rooms, metrics, notifier, last: Ok(Vec::new()), refused: Vec::new() }
+    }
+
     /// Runs for as long as it is polled.
     pub(super) async fn run(mut self) -> Infallible {
-        // What was written since the start read it is found now, and what is written from now on by the watch.
-        let mut watched = self.watch().await;
-        self.catch_up().await;
         loop {
-            let (paths, interval) = (self.paths(), self.master.now().reload.check_interval);
-            tokio::select! {
-                () = changed(watched.as_ref(), interval) => self.reload("a file has changed").await,
-                Some(()) = self.source.asked.recv() => {
-                    if let Some(lines) = &self.rooms.access_log {
-                        lines.reopen();
+            let (paths, watched) = self.watch().await;
+            // What was written since they were read is found now, and what is written from now on by the watch.
+            self.catch_up().await;
+            while self.paths() == paths {
+                let interval = self.master.now().reload.check_interval;
+                tokio::select! {
+                    () = changed(watched.as_ref(), interval) => self.reload("a file has changed").await,
+                    Some(()) = self.source.asked.recv() => {
+                        if let Some(lines) = &self.rooms.access_log {
+                            lines.reopen();
+                        }
+                        self.reload("somebody asked for it").await;
                     }
-                    self.reload("somebody asked for it").await;
+                    () = self.rooms.places.settle() => {}
                 }
-                () = self.rooms.places.settle() => {}
-            }
-            if self.paths() != paths {
-                watched = self.watch().await;
             }
         }
     }
 
-    /// What is watched: the file, and that of the key, whose content matters and not only its name. The certificate's are
-    /// looked after by themselves.
+    /// What is watched: the file, those of the keys, whose content matters and not only their names, and all that a config
+    /// names which was not taken, since they may be what it lacks. The certificate's are looked after by themselves.
     fn paths(&self) -> Vec<PathBuf> {
         let keys = self.master.now().nsq.heartbeat_key_file.clone();
-        self.source.file.iter().cloned().chain(keys).collect()
+        self.source.file.iter().cloned().chain(keys).chain(self.refused.iter().cloned()).collect()
     }
 
-    async fn watch(&self) -> Option<Watched> {
-        self.source.file.as_ref()?;
+    async fn watch(&self) -> (Vec<PathBuf>, Option<Watched>) {
         let paths = self.paths();
-        spawn_blocking(move || Watched::read(paths, MAX_FILE).0).await.ok()
+        if self.source.file.is_none() {
+            return (paths, None);
+        }
+        let watch = paths.clone();
+        let watched = spawn_blocking(move || Watched::read(watch, MAX_FILE).0).await;
+        (paths, watched.ok())
     }
 
+    /// As a reload, but of what was told already nothing is said or counted.
     async fn catch_up(&mut self) {
-        let Some(file) = &self.source.file else { return };
-        match load(file).await {
-            Ok(next) if self.master.now().changes(&next).is_empty() => {}
-            _ => self.reload("a file has changed").await,
+        let Some(file) = self.source.file.clone() else { return };
+        let outcome = self.read(&file).await;
+        let is_news = match (&outcome, &self.last) {
+            (Ok(Outcome { applied, waiting }), Ok(last)) => !applied.is_empty() || waiting != last,
+            (Err(faults), Err(last)) => faults != last,
+            _ => true,
+        };
+        if is_news {
+            self.tell(&file, "a file has changed", outcome);
         }
     }
 
@@ -119,24 +142,31 @@ impl Reloader {
             );
         };
         self.notifier.reloading();
-        let outcome = match load(&file).await {
-            Ok(next) => self.take(next),
-            Err(faults) => Err(faults),
-        };
+        let outcome = self.read(&file).await;
+        self.tell(&file, why, outcome);
+        self.notifier.ready();
+    }
+
+    /// Reads the file, and takes it if it is good.
+    async fn read(&mut self, file: &Path) -> Result<Outcome, Faults> {
+        let (next, sound) = load(file).await;
+        let named = next.files();
+        let outcome = sound.and_then(|()| self.take(next));
+        self.refused = if outcome.is_err() { named } else { Vec::new() };
+        outcome
+    }
+
+    fn tell(&mut self, file: &Path, why: &str, outcome: Result<Outcome, Faults>) {
         let (result, faults) = match &outcome {
             Ok(Outcome { applied, .. }) if applied.is_empty() => ("unchanged", Vec::new()),
             Ok(_) => ("applied", Vec::new()),
             Err(faults) => ("rejected", faults.iter().take(TOLD).cloned().collect()),
         };
-        tell(&file, why, result, &outcome);
+        log(file, why, result, &outcome);
         self.metrics.config_reloaded(result);
-        self.rooms.admin.reloaded(Reload {
-            at: SystemTime::now(),
-            result,
-            faults,
-            waiting: outcome.map(|outcome| outcome.waiting).unwrap_or_default(),
-        });
-        self.notifier.ready();
+        self.last = outcome.map(|outcome| outcome.waiting);
+        let waiting = self.last.clone().unwrap_or_default();
+        self.rooms.admin.reloaded(Reload { at: SystemTime::now(), result, faults, waiting });
     }
 
     /// Makes it the config that holds. Up to the first line that changes something there is nothing half done.
@@ -178,11 +208,11 @@ impl Reloader {
     }
 }
 
-async fn load(file: &Path) -> Result<Config, Faults> {
+async fn load(file: &Path) -> (Config, Result<(), Faults>) {
     let file = file.to_owned();
     // A file system may take its time.
     let loaded = spawn_blocking(move || Config::load_again(&file)).await;
-    loaded.unwrap_or_else(|panicked| Err(Faults::of_file(&panicked)))
+    loaded.unwrap_or_else(|panicked| (Config::default(), Err(Faults::of_file(&panicked))))
 }
 
 async fn changed(watched: Option<&Watched>, interval: std::time::Duration) {
@@ -192,7 +222,7 @@ async fn changed(watched: Option<&Watched>, interval: std::time::Duration) {
     }
 }
 
-fn tell(file: &Path, why: &str, result: &str, outcome: &Result<Outcome, Faults>) {
+fn log(file: &Path, why: &str, result: &str, outcome: &Result<Outcome, Faults>) {
     let file = file.display();
     let Outcome { applied, waiting } = match outcome {
         Ok(outcome) => outcome,

@@ -15,6 +15,7 @@ use libtest_mimic::Trial;
 use nsq_gateway::config::{Change, Config};
 use serde_json::Value;
 
+use crate::support::tls::Pair;
 use crate::support::{Apiserver, Process, eventually, get, on_free_ports, pause, tools, trials};
 
 pub fn trials() -> Vec<Trial> {
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         faults_25_a_broken_config_leaves_the_last_good_one,
         a_file_that_was_only_touched_has_not_changed,
         what_changed_since_the_start_is_found,
+        files_that_a_rejected_config_names_are_watched,
         what_needs_a_restart_is_named_and_stays,
         every_key_is_reloaded_or_named,
     ];
@@ -228,6 +230,28 @@ fn what_changed_since_the_start_is_found() {
     let gateway = Apiserver::start_in(dir, file, |mut command| Process::start(&mut command));
     gateway.write_config(&format!("{QUICK}registry: {{ttl: 20s}}\n"));
     wait_for_ttl(&gateway, "20s");
+}
+
+/// Whoever names a file before it is there need not touch the config again.
+fn files_that_a_rejected_config_names_are_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start("gateway: {admin_listen: '127.0.0.1:0'}\n");
+    let reloads = |result: &str, times: f64| {
+        eventually(&format!("{times} {result}"), || (gateway.reloads(result) == times).then_some(()));
+    };
+    let names_key = format!("nsq: {{heartbeat_key_file: '{}'}}\n", dir.path().join("key").display());
+    gateway.write_config(&format!("{QUICK}gateway: {{admin_listen: '127.0.0.1:0'}}\n{names_key}"));
+    reloads("rejected", 1.0);
+    fs::write(dir.path().join("new"), "correct horse battery staple\n").unwrap();
+    fs::rename(dir.path().join("new"), dir.path().join("key")).unwrap();
+    reloads("applied", 1.0);
+    assert_eq!(gateway.reloads("rejected"), 1.0, "it is told once");
+    let tls = format!("tls: {{cert: '{0}/cert.pem', key: '{0}/key.pem'}}", dir.path().display());
+    gateway.write_config(&format!("{QUICK}gateway: {{admin_listen: '127.0.0.1:0', {tls}}}\n{names_key}"));
+    reloads("rejected", 2.0);
+    Pair::new().write(dir.path());
+    reloads("applied", 2.0);
+    assert_eq!(gateway.metric("gateway_config_last_reload_successful"), 1.0);
 }
 
 fn what_needs_a_restart_is_named_and_stays() {

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         a_listener_that_was_passed_on_is_listened_on,
         who_comes_between_two_gateways_waits_and_is_served,
         without_dataservers_who_waits_is_told_so,
+        a_key_that_changes_while_who_comes_waits_is_taken,
         listeners_have_the_names_of_their_units,
         what_was_passed_to_another_process_is_not_taken,
         what_is_no_listener_is_refused_and_named,
@@ -97,6 +98,27 @@ fn without_dataservers_who_waits_is_told_so() {
     let held = listener();
     let gateway = activated("", &[&held], None);
     assert_eq!(get(gateway.listen, "/").status, 503);
+}
+
+/// The watch begins after the wait, and must not take what it finds then for what was read before.
+fn a_key_that_changes_while_who_comes_waits_is_taken() {
+    let (dir, held) = (tempfile::tempdir().unwrap(), listener());
+    let key = dir.path().join("key");
+    std::fs::write(&key, "correct horse battery staple\n").unwrap();
+    let config = format!(
+        "{QUICK}reload: {{check_interval: 20ms}}\nnsq: {{heartbeat_key_file: '{}'}}\n",
+        key.display()
+    );
+    let gateway = Apiserver::start_by(&config, |command| {
+        let process = Process::start_with_listeners(&mut passing_on(&command, None, "$$", 1), &[&held]);
+        process.wait_for("the wait", |line| line.contains("heartbeats are read from").then_some(()));
+        std::fs::write(&key, "another horse, another staple\n").unwrap();
+        assert_eq!(process.count("who waits is let in"), 0);
+        process
+    });
+    gateway.process.wait_for("the change", |line| {
+        line.contains("the config has changed: nsq.heartbeat_key_file").then_some(())
+    });
 }
 
 fn listeners_have_the_names_of_their_units() {
