@@ -50,28 +50,30 @@ impl Identity {
         TlsAcceptor::from(self.current.load_full())
     }
 
-    /// Looks at the files every `interval`, for as long as it is polled. What they hold is used from the next
-    /// handshake on; if it cannot be used, the last good pair stays. Each change is told to `changed`, with
-    /// whether it was good.
-    pub async fn watch(&self, interval: Duration, changed: impl Fn(bool)) {
-        loop {
-            self.watched.changed(interval).await;
-            let (files, watched) = (self.files.clone(), self.watched.clone());
-            let load = tokio::task::spawn_blocking(move || files.load(watched.read_again()));
-            let Ok(config) = load.await else { continue };
-            match config {
-                Ok(config) => {
-                    self.current.store(config);
-                    tracing::info!("the certificate was replaced; new connections get it");
-                    changed(true);
-                }
-                Err(faults) => {
-                    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                    let faults = faults.join("; ");
-                    tracing::warn!(faults, "the new certificate cannot be used; the last good one stays");
-                    changed(false);
-                }
+    /// Looks at the files every `interval`, and resolves when they have changed since they were read or that was told. Whoever
+    /// is told [loads](Self::load_again) them, or it is not told again. May be dropped at any point before.
+    pub async fn changed(&self, interval: Duration) {
+        self.watched.changed(interval).await;
+    }
+
+    /// Reads the files again. What they hold is used from the next handshake on; if it cannot be used, the last good pair
+    /// stays. Returns whether it is used.
+    pub async fn load_again(&self) -> bool {
+        let (files, watched) = (self.files.clone(), self.watched.clone());
+        let load = tokio::task::spawn_blocking(move || files.load(watched.read_again()));
+        match load.await {
+            Ok(Ok(config)) => {
+                self.current.store(config);
+                tracing::info!("the certificate was replaced; new connections get it");
+                true
             }
+            Ok(Err(faults)) => {
+                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                let faults = faults.join("; ");
+                tracing::warn!(faults, "the new certificate cannot be used; the last good one stays");
+                false
+            }
+            Err(_panicked) => false,
         }
     }
 }

@@ -42,18 +42,80 @@ impl Certificate {
         loop {
             let now = config.now();
             let (identity, files) = (self.present(), &now.gateway.tls);
-            let watch = async {
+            let changed = async {
                 match identity.zip(files.as_ref()) {
                     Some((identity, files)) => {
-                        identity.watch(files.check_interval, |used| metrics.tls_reloaded(used)).await;
+                        identity.changed(files.check_interval).await;
+                        identity
                     }
                     None => pending().await,
                 }
             };
-            tokio::select! {
-                () = watch => {}
-                _ = config.changed() => {}
-            }
+            let changed = tokio::select! {
+                identity = changed => identity,
+                _ = config.changed() => continue,
+            };
+            // Out of reach of another config: a change is told once.
+            metrics.tls_reloaded(changed.load_again().await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::pin::pin;
+    use std::sync::mpsc;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+    use crate::config::Master;
+    use crate::metrics::Scrape;
+
+    fn write_pair(dir: &Path) {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.join("cert.pem"), pair.cert.pem()).unwrap();
+        std::fs::write(dir.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    }
+
+    /// Whether a new pair is used if another config comes after so many steps of the watch.
+    async fn is_used(steps: usize) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        write_pair(dir.path());
+        let files = format!("cert: '{0}/cert.pem', key: '{0}/key.pem'", dir.path().display());
+        let config: Config = format!("gateway: {{tls: {{{files}, check_interval: 10ms}}}}").parse().unwrap();
+        let (master, certificate) = (Master::new(config.clone()), Certificate::default());
+        certificate.set(certificate.of(&config).unwrap());
+        let metrics = Metrics::new(1, &[], &[]).unwrap();
+        let mut watch = pin!(certificate.watch(master.running(), metrics.clone()));
+        write_pair(dir.path());
+        for step in 0..40 {
+            // There is one thread for what blocks: until this one goes nothing is read.
+            let (hold, held) = mpsc::channel::<()>();
+            let holds = spawn_blocking(move || held.recv());
+            let mut step_on = || watch.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(step_on().is_pending());
+            if step == steps {
+                master.replace(Arc::new(config.clone()));
+                assert!(step_on().is_pending());
+            }
+            drop(hold);
+            assert!(holds.await.unwrap().is_err());
+            spawn_blocking(|| ()).await.unwrap(); // what was to be read has been
+            tokio::time::advance(Duration::from_millis(11)).await;
+        }
+        let text = metrics.render(&Scrape { dataservers: &[], frozen: false });
+        text.contains("gateway_tls_reloads_total{result=\"used\"} 1")
+    }
+
+    #[test]
+    fn a_new_pair_is_used_whenever_another_config_comes() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).max_blocking_threads(1).build().unwrap();
+        let lost: Vec<_> = (0..15).filter(|steps| !runtime.block_on(is_used(*steps))).collect();
+        assert!(lost.is_empty(), "not after {lost:?} steps");
     }
 }
