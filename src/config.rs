@@ -94,11 +94,13 @@ impl Config {
         Self::load_with(path, Self::check_files)
     }
 
-    /// As [`Config::load_for_gateway`], while a gateway runs, and what of it could be read though there are faults. An empty
-    /// file is a good one at the start; here somebody is just about to write it, or has lost what was in it.
-    pub fn load_again(path: &Path) -> (Self, Result<(), Faults>) {
+    /// As [`Config::load_for_gateway`], while a gateway runs with another one, and what of it could be read though there are
+    /// faults. An empty file is a good one at the start; here somebody is just about to write it, or has lost what was in it,
+    /// unless the defaults hold already.
+    pub fn load_again(path: &Path, running: &Self) -> (Self, Result<(), Faults>) {
+        let says_nothing = |yaml: &str| yaml.trim().is_empty() && *running != Self::default();
         let yaml = match read_file(path) {
-            Ok(yaml) if yaml.trim().is_empty() => Err(Faults::one("", "is empty".to_owned())),
+            Ok(yaml) if says_nothing(&yaml) => Err(Faults::one("", "is empty".to_owned())),
             read => read,
         };
         let yaml = match yaml {

@@ -28,7 +28,7 @@ pub enum LogFormat {
 }
 
 /// Changes which events are logged, while the process runs. A cheap handle.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct LogFilter {
     /// None where `RUST_LOG` says it.
     handle: Option<reload::Handle<EnvFilter, Registry>>,

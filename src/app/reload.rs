@@ -149,7 +149,7 @@ impl Reloader {
 
     /// Reads the file, and takes it if it is good.
     async fn read(&mut self, file: &Path) -> Result<Outcome, Faults> {
-        let (next, sound) = load(file).await;
+        let (next, sound) = load(file, self.master.now()).await;
         let named = next.files();
         let outcome = sound.and_then(|()| self.take(next));
         self.refused = if outcome.is_err() { named } else { Vec::new() };
@@ -208,10 +208,10 @@ impl Reloader {
     }
 }
 
-async fn load(file: &Path) -> (Config, Result<(), Faults>) {
+async fn load(file: &Path, running: Arc<Config>) -> (Config, Result<(), Faults>) {
     let file = file.to_owned();
     // A file system may take its time.
-    let loaded = spawn_blocking(move || Config::load_again(&file)).await;
+    let loaded = spawn_blocking(move || Config::load_again(&file, &running)).await;
     loaded.unwrap_or_else(|panicked| (Config::default(), Err(Faults::of_file(&panicked))))
 }
 
@@ -241,4 +241,66 @@ fn log(file: &Path, why: &str, result: &str, outcome: &Result<Outcome, Faults>) 
         tracing::warn!(key, old, new, "this change of the config waits for a restart: {key}: {old} → {new}");
     }
     tracing::info!(%file, why, result, changes = applied.len(), waiting = waiting.len(), "the config was read again");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::liveness::registry_settings;
+    use crate::metrics::Scrape;
+    use crate::registry::Registry;
+
+    /// Of a gateway that was started with this file.
+    fn reloader(file: &Path) -> Reloader {
+        let config = Config::load_for_gateway(file).unwrap();
+        let registry = Registry::new(registry_settings(&config.registry));
+        let metrics = Metrics::new(1, &[], &[]).unwrap();
+        let (dialable, places) = (Dialable::default(), Places::new(1));
+        let protocol = config.gateway.upstream_protocol;
+        let intake = Intake::new(registry.clone(), metrics.clone(), dialable.clone(), protocol, None);
+        let master = Master::new(config);
+        let rooms = Rooms {
+            admin: Admin::new(registry, metrics.clone(), master.running()),
+            dialable,
+            certificate: Certificate::default(),
+            places,
+            intake: Arc::new(intake),
+            signed: None,
+            runs_embedded: true,
+            access_log: None,
+        };
+        let (_, asked) = mpsc::channel(1);
+        let source = Source { file: Some(file.to_owned()), asked, log: LogFilter::default() };
+        Reloader::new(source, master, rooms, metrics, Notifier::default())
+    }
+
+    /// How often it was `applied`, `unchanged` and `rejected`.
+    fn results(reloader: &Reloader) -> [u64; 3] {
+        let text = reloader.metrics.render(&Scrape { dataservers: &[], frozen: false });
+        ["applied", "unchanged", "rejected"].map(|result| {
+            let series = format!("gateway_config_reloads_total{{result=\"{result}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+        })
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_a_fault_only_where_something_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        fs::write(&file, "").unwrap();
+        let mut reloader = reloader(&file);
+        reloader.catch_up().await;
+        assert_eq!(results(&reloader), [0, 0, 0], "the start");
+        reloader.reload("somebody asked for it").await;
+        assert_eq!(results(&reloader), [0, 1, 0]);
+        fs::write(&file, "registry: {ttl: 20s}").unwrap();
+        reloader.reload("a file has changed").await;
+        assert_eq!(results(&reloader), [1, 1, 0]);
+        fs::write(&file, "\n").unwrap();
+        reloader.reload("a file has changed").await;
+        assert_eq!(results(&reloader), [1, 1, 1]);
+        assert_eq!(reloader.master.now().registry.ttl.as_secs(), 20);
+    }
 }
