@@ -28,10 +28,14 @@ pub struct Common {
 
 impl Common {
     pub(super) fn read(mut section: Reader<'_>) -> Self {
-        let seconds = section.within("heart_beat_time", 5, 1, 3600);
+        let seconds = section.within("heart_beat_time", 5usize, 1, 3600);
         let common = Self {
             heart_beat_time: Duration::from_secs(seconds as u64),
-            nsqlookupd: section.sections("nsqlookupd", read_nsqlookupd).into_iter().flatten().collect(),
+            nsqlookupd: section
+                .sections("nsqlookupd", NSQLOOKUPD, read_nsqlookupd)
+                .into_iter()
+                .flatten()
+                .collect(),
             nsqd: section.list("nsqd").unwrap_or_default(),
             server_topic: read_topic(&mut section),
             server_addr: read_server_addr(&mut section),
@@ -47,10 +51,13 @@ impl Common {
     }
 }
 
+/// What one looks like, for whoever has written it as something else.
+const NSQLOOKUPD: &str = "a mapping such as {addr: 10.0.0.1, http_port: 4161}";
+
 fn read_nsqlookupd(mut section: Reader<'_>) -> Option<Endpoint> {
     section.optional::<String>("name");
     section.optional::<u16>("tcp_port"); // where nsqds register; a reader has no use for it
-    let port = section.value("http_port", 4161u16);
+    let port = section.within("http_port", 4161u16, 1, u16::MAX);
     let addr = section.optional::<String>("addr");
     let endpoint = match &addr {
         None => {

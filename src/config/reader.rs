@@ -108,19 +108,30 @@ impl<'a> Reader<'a> {
         Some(parsed)
     }
 
-    /// A key whose value is one mapping or a list of them.
-    pub(super) fn sections<T>(&mut self, key: &str, mut read: impl FnMut(Reader<'_>) -> T) -> Vec<T> {
+    /// A key whose value is one mapping or a list of them; what is none is not `expected`, and is left out.
+    pub(super) fn sections<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        mut read: impl FnMut(Reader<'_>) -> T,
+    ) -> Vec<T> {
         let path = self.path_of(key);
-        match self.take(key) {
+        let placed: Vec<_> = match self.take(key) {
             None => Vec::new(),
             Some(Value::Sequence(values)) => {
-                let numbered = values.into_iter().enumerate();
-                numbered
-                    .map(|(n, value)| read(Reader::new(format!("{path}[{n}]"), value, self.faults)))
-                    .collect()
+                values.into_iter().enumerate().map(|(n, value)| (format!("{path}[{n}]"), value)).collect()
             }
-            Some(value) => vec![read(Reader::new(path, value, self.faults))],
+            Some(value) => vec![(path, value)],
+        };
+        let mut sections = Vec::with_capacity(placed.len());
+        for (path, value) in placed {
+            if matches!(value, Value::Mapping(_) | Value::Null) {
+                sections.push(read(Reader::new(path, value, self.faults)));
+            } else {
+                self.faults.push(Fault::new(path, format!("{} is not {expected}", show(&value))));
+            }
         }
+        sections
     }
 
     /// Reports a fault of a key.
@@ -167,6 +178,12 @@ impl std::fmt::Display for Shown<Duration> {
 }
 
 impl std::fmt::Display for Shown<usize> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::fmt::Display for Shown<u16> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }

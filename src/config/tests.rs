@@ -67,6 +67,31 @@ fn nsqlookupd_is_one_or_a_list() {
 }
 
 #[test]
+fn of_an_nsqlookupd_what_is_wrong_is_named() {
+    for port in ["0", "'0'"] {
+        assert_eq!(
+            faults(&format!("common: {{nsqlookupd: {{addr: 10.0.0.1, http_port: {port}}}}}")),
+            ["common.nsqlookupd.http_port: 0 is not between 1 and 65535"]
+        );
+    }
+    assert_eq!(
+        faults("common: {nsqlookupd: {addr: 'a b', http_port: 70000}}"),
+        [
+            "common.nsqlookupd.http_port: 70000 is not a port",
+            "common.nsqlookupd.addr: \"a b\" is not an IP address or a host name"
+        ]
+    );
+    assert_eq!(
+        faults("common: {nsqlookupd: '10.0.0.1:4161'}"),
+        ["common.nsqlookupd: \"10.0.0.1:4161\" is not a mapping such as {addr: 10.0.0.1, http_port: 4161}"]
+    );
+    assert_eq!(
+        faults("common: {nsqlookupd: [{addr: a}, b]}"),
+        ["common.nsqlookupd[1]: \"b\" is not a mapping such as {addr: 10.0.0.1, http_port: 4161}"]
+    );
+}
+
+#[test]
 fn a_dataservers_address_is_one_that_can_be_announced() {
     for (text, shown) in
         [("db1:10001", "db1:10001"), ("127.0.0.1:0", "127.0.0.1:0"), ("'[::1]:7'", "[::1]:7")]
