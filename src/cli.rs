@@ -44,7 +44,7 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
 pub fn bad_config(file: &Path, faults: &Faults) -> ExitCode {
     for fault in faults.iter() {
         let line = fault.line.map(|line| format!("{line}:")).unwrap_or_default();
-        eprintln!("{}:{line} {fault}", file.display());
+        let _ = writeln!(io::stderr(), "{}:{line} {fault}", file.display()); // nobody need read it
     }
     ExitCode::from(BAD_CONFIG)
 }
@@ -144,6 +144,6 @@ pub fn answer<E: Display>(question: impl Future<Output = Result<String, E>>) -> 
 
 /// Says why it ends, before there is a log.
 pub fn failed(error: &impl Display) -> ExitCode {
-    eprintln!("error: {error:#}");
+    let _ = writeln!(io::stderr(), "error: {error:#}"); // nobody need read it
     ExitCode::FAILURE
 }

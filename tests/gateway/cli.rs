@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         check_says_where_a_snapshot_cannot_be_written,
         check_says_what_the_timings_mean_as_the_documents_show,
         check_warns_of_nonsense_and_ends_well,
+        who_reads_what_check_says_may_go_away,
         the_gateway_does_not_start_with_a_bad_config,
         a_named_file_must_exist,
         a_port_in_use_is_named_with_the_key_that_moves_it,
@@ -99,6 +100,22 @@ fn check_warns_of_nonsense_and_ends_well() {
     let expected = ["registry.ttl", "nsq.silence_timeout", "nsq.connect_timeout", "timeouts.response_head"];
     assert_eq!(keys, expected, "{}", stderr(&output));
     assert!(stdout(&output).contains("one that falls silent after 3s"), "{}", stdout(&output));
+}
+
+/// As `apiserver check | head -1` does.
+fn who_reads_what_check_says_may_go_away() {
+    let dir = tempfile::tempdir().unwrap();
+    for (config, code) in [("registry: {ttl: 3s}\n", 0), ("registry: {ttl: soon}\n", 78)] {
+        let file = write(dir.path(), config);
+        let [stdout, stderr] = [(); 2].map(|()| {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        });
+        let mut check = Command::new(env!("CARGO_BIN_EXE_apiserver"));
+        check.args(["check", "--config", &file]).stdout(stdout).stderr(stderr);
+        assert_eq!(check.status().unwrap().code(), Some(code), "{config}");
+    }
 }
 
 fn write(dir: &Path, config: &str) -> String {
