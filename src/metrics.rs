@@ -147,6 +147,9 @@ struct Inner {
     workers: Vec<Arc<Worker>>,
     /// What of the workers' durations the exporter has had is remembered for one publisher at a time.
     publishing: Mutex<()>,
+    series_kept: Duration,
+    /// When somebody scraped last.
+    scraped: Mutex<Instant>,
 }
 
 /// Counters of one name that differ in one label, whose values are known beforehand.
@@ -174,9 +177,18 @@ impl Metrics {
         results: &[&'static str],
         reasons: &[&'static str],
     ) -> Result<Self, BuildError> {
+        Self::keeping(SERIES_KEPT, workers, results, reasons)
+    }
+
+    fn keeping(
+        series_kept: Duration,
+        workers: usize,
+        results: &[&'static str],
+        reasons: &[&'static str],
+    ) -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&worker::BUCKETS)?
-            .idle_timeout(MetricKindMask::COUNTER | MetricKindMask::GAUGE, Some(SERIES_KEPT))
+            .idle_timeout(MetricKindMask::COUNTER | MetricKindMask::GAUGE, Some(series_kept))
             .build_recorder();
         for (name, kind, help) in DESCRIPTIONS {
             let (name, help) = ((*name).into(), SharedString::const_str(help));
@@ -209,6 +221,8 @@ impl Metrics {
             first_connected: OnceLock::new(),
             workers: (0..workers).map(|_| Arc::default()).collect(),
             publishing: Mutex::default(),
+            series_kept,
+            scraped: Mutex::new(Instant::now()),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -331,6 +345,7 @@ impl Metrics {
     /// The Prometheus text of this moment.
     pub fn render(&self, scrape: &Scrape<'_>) -> String {
         let inner = &*self.inner;
+        *inner.scraped.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         inner.heartbeats.publish(inner);
         inner.evictions.publish(inner);
         inner.config_reloads.publish(inner);
@@ -361,8 +376,15 @@ impl Metrics {
     /// Moves what was measured into the exporter and lets it tidy up; to be called every
     /// [`UPKEEP_INTERVAL`], or its buffers grow while nobody scrapes.
     pub fn upkeep(&self) {
+        let inner = &*self.inner;
         self.publish_durations();
-        self.inner.exporter.run_upkeep();
+        inner.exporter.run_upkeep();
+        // Old series are dropped as all are rendered, and the count of one that stays never falls: a dataserver that the
+        // registry has forgotten begins at 0 when it comes back, and would be shown with its old count until that is passed.
+        let scraped = *inner.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        if scraped.elapsed() > inner.series_kept {
+            drop(inner.exporter.render());
+        }
     }
 
     fn publish_workers(&self) {
@@ -471,6 +493,28 @@ mod tests {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} in {text}");
         }
         assert!(text.contains("process_resident_memory_bytes"));
+    }
+
+    /// It was forgotten, and begins at 0 when it comes back.
+    #[tokio::test]
+    async fn one_that_comes_back_after_nobody_has_scraped_is_counted_anew() {
+        let kept = Duration::from_millis(20);
+        let metrics = Metrics::keeping(kept, 1, &[], &[]).unwrap();
+        let shown = |answers: u64| {
+            metrics.upstream("a:1", &[0, answers, 0, 0, 0], std::iter::once(("connect", answers)));
+            let text = render(&metrics);
+            [UPSTREAM_REQUESTS, UPSTREAM_ERRORS].map(|name| {
+                let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+                line.rsplit(' ').next().unwrap().to_owned()
+            })
+        };
+        assert_eq!(shown(20), ["20", "20"]);
+        // The exporter's clock cannot be paused.
+        tokio::time::sleep(2 * kept).await;
+        metrics.upkeep();
+        assert_eq!(shown(3), ["3", "3"]);
+        // What every scrape brings stays.
+        assert!(render(&metrics).contains("gateway_dataservers{state=\"live\"} 2"));
     }
 
     #[test]
