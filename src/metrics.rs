@@ -83,6 +83,11 @@ const DESCRIPTIONS: &[(&str, Kind, &str)] = &[
         "Whether the config could be taken when it was read last (0 or 1); if not, the last good one holds.",
     ),
     (TLS_RELOADS, Kind::Counter, "Changes of the certificate's files that were seen, by result."),
+    (
+        TLS_EXPIRES,
+        Kind::Gauge,
+        "When the certificate of gateway.tls, or one between it and a root, is no longer good, in seconds since 1970.",
+    ),
     (LOG_LINES_LOST, Kind::Counter, "Log lines that could not be written, or not in time, by log."),
 ];
 
@@ -111,6 +116,7 @@ const CONNECTIONS_REFUSED: &str = "gateway_connections_refused_total";
 const CONFIG_RELOADS: &str = "gateway_config_reloads_total";
 const CONFIG_GOOD: &str = "gateway_config_last_reload_successful";
 const TLS_RELOADS: &str = "gateway_tls_reloads_total";
+const TLS_EXPIRES: &str = "gateway_tls_certificate_expires_timestamp_seconds";
 const LOG_LINES_LOST: &str = "gateway_log_lines_lost_total";
 
 enum Kind {
@@ -136,6 +142,7 @@ struct Inner {
     config_reloads: Counts,
     config_is_bad: AtomicBool,
     tls_reloads: Counts,
+    certificate_expires: Mutex<Option<SystemTime>>,
     probes: Counts,
     ejections: AtomicU64,
     paused_millis: AtomicU64,
@@ -211,6 +218,7 @@ impl Metrics {
             config_reloads: Counts::new(CONFIG_RELOADS, "result", &["applied", "unchanged", "rejected"]),
             config_is_bad: AtomicBool::new(false),
             tls_reloads: Counts::new(TLS_RELOADS, "result", &["used", "refused"]),
+            certificate_expires: Mutex::default(),
             probes: Counts::new(PROBES, "result", &["passed", "failed", "not_asked"]),
             ejections: AtomicU64::new(0),
             paused_millis: AtomicU64::new(0),
@@ -273,6 +281,11 @@ impl Metrics {
     /// For how long the gateway itself stood still, in all.
     pub fn paused_for(&self) -> Duration {
         Duration::from_millis(self.inner.paused_millis.load(Ordering::Relaxed))
+    }
+
+    /// When users' connections can no longer be encrypted so that they believe it; `None` if they are not, or nobody knows.
+    pub fn set_certificate_expires(&self, at: Option<SystemTime>) {
+        *self.inner.certificate_expires.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// The live set was written to its file, or could not be.
@@ -352,6 +365,11 @@ impl Metrics {
         let is_good = !inner.config_is_bad.load(Ordering::Relaxed);
         inner.gauge(CONFIG_GOOD, &[], f64::from(u8::from(is_good)));
         inner.tls_reloads.publish(inner);
+        let expires = *inner.certificate_expires.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(expires) = expires {
+            let since_1970 = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            inner.gauge(TLS_EXPIRES, &[], since_1970.as_secs_f64());
+        }
         inner.probes.publish(inner);
         inner.snapshot_writes.publish(inner);
         inner.count(EJECTIONS, &[], inner.ejections.load(Ordering::Relaxed));

@@ -8,23 +8,22 @@ mod files;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
 pub use client::connect_to_anybody;
 pub use files::{Fault, File};
 
-use files::Files;
+use files::{Files, Pair};
 
 use crate::file_watch::Watched;
 
 /// What this gateway shows to prove who it is. A cheap handle.
 #[derive(Clone)]
 pub struct Identity {
-    current: Arc<ArcSwap<ServerConfig>>,
+    current: Arc<ArcSwap<Pair>>,
     files: Arc<Files>,
     watched: Watched,
 }
@@ -36,8 +35,8 @@ impl Identity {
     /// Every fault that is found in them.
     pub fn load(cert: PathBuf, key: PathBuf) -> Result<Self, Vec<Fault>> {
         let files = Files { cert, key };
-        let (watched, config) = files.read();
-        Ok(Self { current: Arc::new(ArcSwap::from(config?)), files: Arc::new(files), watched })
+        let (watched, pair) = files.read();
+        Ok(Self { current: Arc::new(ArcSwap::from(pair?)), files: Arc::new(files), watched })
     }
 
     /// Whether it is of these files.
@@ -47,7 +46,12 @@ impl Identity {
 
     /// Makes handshakes with the pair that was read last.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+        TlsAcceptor::from(self.current.load().config.clone())
+    }
+
+    /// When the certificate, or one between it and a root, is no longer good; `None` if that cannot be told.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.current.load().expires
     }
 
     /// Looks at the files every `interval`, and resolves when they have changed since they were read or that was told. Whoever
@@ -62,8 +66,8 @@ impl Identity {
         let (files, watched) = (self.files.clone(), self.watched.clone());
         let load = tokio::task::spawn_blocking(move || files.load(watched.read_again()));
         match load.await {
-            Ok(Ok(config)) => {
-                self.current.store(config);
+            Ok(Ok(pair)) => {
+                self.current.store(pair);
                 tracing::info!("the certificate was replaced; new connections get it");
                 true
             }

@@ -42,6 +42,7 @@ impl Certificate {
         loop {
             let now = config.now();
             let (identity, files) = (self.present(), &now.gateway.tls);
+            metrics.set_certificate_expires(identity.as_ref().and_then(Identity::expires));
             let changed = async {
                 match identity.zip(files.as_ref()) {
                     Some((identity, files)) => {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
@@ -53,7 +54,15 @@ pub struct Fault {
     pub message: String,
 }
 
-type Loaded = Result<Arc<ServerConfig>, Vec<Fault>>;
+/// What both hold.
+pub(super) struct Pair {
+    /// What a handshake needs.
+    pub(super) config: Arc<ServerConfig>,
+    /// When the first of the chain is no longer good, if that can be told.
+    pub(super) expires: Option<SystemTime>,
+}
+
+type Loaded = Result<Arc<Pair>, Vec<Fault>>;
 
 impl Files {
     /// Reads and loads both.
@@ -85,8 +94,10 @@ impl Files {
             }
             Err(error) => return Err(vec![self.fault(File::Cert, format!("is not a certificate: {error}"))]),
         }
-        config(pair, provider)
-            .map_err(|error| vec![self.fault(File::Cert, format!("cannot be used: {error}"))])
+        let expires = pair.cert.iter().filter_map(expires).min();
+        let config = config(pair, provider)
+            .map_err(|error| vec![self.fault(File::Cert, format!("cannot be used: {error}"))])?;
+        Ok(Arc::new(Pair { config, expires }))
     }
 
     fn fault(&self, file: File, message: impl fmt::Display) -> Fault {
@@ -106,6 +117,13 @@ fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(chain) => Ok(chain),
         Err(_) => Err("is not PEM".to_owned()),
     }
+}
+
+/// The end of its validity (RFC 5280 §4.1.2.5).
+fn expires(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = certificate.validity().not_after.timestamp().try_into().unwrap_or(0); // long ago
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// The parser's own errors would show what stands in the file.

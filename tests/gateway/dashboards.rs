@@ -9,6 +9,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
+use crate::support::tls::Pair;
 use crate::support::{
     Apiserver, PATIENT, Process, Stub, eventually, exchange, get, request, tools, trial_with, trials, within,
 };
@@ -130,7 +131,11 @@ fn named(expression: &str) -> Vec<(String, Vec<String>)> {
 
 fn every_expression_names_what_there_is() {
     let (gateway, _stub) = busy_gateway();
-    let shown = shown(&gateway.metrics());
+    let dir = tempfile::tempdir().unwrap();
+    Pair::new().write(dir.path());
+    let tls = format!("tls: {{cert: '{0}/cert.pem', key: '{0}/key.pem'}}", dir.path().display());
+    let encrypted = Apiserver::start(&format!("gateway: {{{tls}, admin_listen: '127.0.0.1:0'}}\n"));
+    let shown = shown(&(gateway.metrics() + &encrypted.metrics()));
     let alerts = rules()
         .into_iter()
         .map(|rule| (rule["alert"].as_str().unwrap().to_owned(), rule["expr"].as_str().unwrap().to_owned()));

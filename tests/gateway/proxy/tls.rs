@@ -41,6 +41,7 @@ pub fn trials() -> Vec<Trial> {
         a_certificate_renamed_into_place_is_used,
         a_certificate_behind_a_swapped_link_is_used,
         a_broken_pair_leaves_the_last_good_one,
+        the_end_of_the_certificate_is_told,
         files_that_are_no_pair_are_faults_of_their_keys,
     ]
 }
@@ -408,6 +409,17 @@ fn a_broken_pair_leaves_the_last_good_one() {
     put("key.pem", "junk");
     refused(3);
     is_used(&gateway, &new, || put("key.pem", &new.key));
+}
+
+fn the_end_of_the_certificate_is_told() {
+    let gateway = gateway_and(&Stub::ok(""), "", "");
+    for (year, end) in [(2030, 1_893_542_400.0), (2031, 1_925_078_400.0)] {
+        Pair::ending(year).write(gateway.dir.path());
+        eventually("its end", || {
+            let told = gateway.process.metric("gateway_tls_certificate_expires_timestamp_seconds");
+            (told == end).then_some(())
+        });
+    }
 }
 
 fn files_that_are_no_pair_are_faults_of_their_keys() {
