@@ -17,7 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use crate::addr::Dialable;
 use crate::config::{self, Running};
 use crate::metrics::Metrics;
-use crate::registry::{Ejection, Entry, Evicted, Probed, Registry, Settings, State};
+use crate::registry::{Ejection, Entry, Evicted, Probed, Registry, Settings, State, Survey};
 
 pub use snapshot::Snapshot;
 
@@ -164,7 +164,7 @@ impl Liveness {
         self.hold = hold;
         self.registry.hold(hold.limit(self.silence), hold.frozen());
         if before.frozen() != hold.frozen() {
-            self.tell_of_freeze(before, survey.silent, survey.known);
+            self.tell_of_freeze(before, &survey);
         }
         let interval = self.settings.probe.interval;
         let silent = self.hold.probed_after(self.silence, interval);
@@ -178,7 +178,8 @@ impl Liveness {
             };
     }
 
-    fn tell_of_freeze(&self, before: Hold, silent: usize, known: usize) {
+    fn tell_of_freeze(&self, before: Hold, survey: &Survey) {
+        let Survey { known, silent, out, is_anybody_heard, .. } = *survey;
         match self.hold.frozen() {
             Some(why) => tracing::warn!(
                 reason = why.label(),
@@ -188,10 +189,17 @@ impl Liveness {
             ),
             None if before.frozen().is_some() => {
                 let ttl_seconds = self.silence.ttl.as_secs_f64();
-                tracing::info!(
-                    ttl_seconds,
-                    "heartbeats flow again: the live set thaws, everybody has a TTL to be heard"
-                );
+                match (known + out, is_anybody_heard) {
+                    (0, _) => tracing::info!("the live set is empty: it is frozen no longer"),
+                    (1, false) => tracing::info!(
+                        ttl_seconds,
+                        "one dataserver is left and its silence is its own: the live set thaws, it has a TTL to be heard"
+                    ),
+                    _ => tracing::info!(
+                        ttl_seconds,
+                        "heartbeats flow again: the live set thaws, everybody has a TTL to be heard"
+                    ),
+                }
             }
             None => {}
         }

@@ -5,8 +5,8 @@
 //! means little: a dataserver may publish to those that are not. In both cases whoever is silent stays for as long as it answers a probe. When heartbeats come
 //! again, everybody has a TTL to be heard.
 //!
-//! One dataserver alone is never most of them: while its nsqds are connected its silence is its own, and it has a TTL to
-//! be heard after they were not.
+//! One dataserver alone is never most of them: while its nsqds are connected its silence is its own. It has a TTL to be
+//! heard after they were not, and after the others of a silent crowd have left.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Hold {
         let thawing = Self::Thawing { until: now + silence.ttl };
         match self {
             Self::Frozen(_) if is_anybody_heard && silent * 2 <= known => thawing,
-            Self::Frozen(Frozen::NoNsqd) if known + out == 1 => thawing,
+            Self::Frozen(_) if known + out == 1 => thawing,
             Self::Frozen(_) => Self::Frozen(Frozen::Silence),
             Self::Degraded if path == Path::Whole => thawing,
             Self::Thawing { until } if now < until => self,
@@ -200,6 +200,20 @@ mod tests {
         assert_eq!(next(frozen, Path::Whole, all_out), frozen);
         let heard = Survey { is_anybody_heard: true, ..all_out };
         assert!(matches!(next(frozen, Path::Whole, heard), Hold::Thawing { .. }));
+    }
+
+    #[test]
+    fn one_that_is_left_of_a_silent_crowd_has_a_ttl_to_be_heard() {
+        let alone = survey(1, 1, 60 * SECOND);
+        let failed = Survey { out: 1, ..Survey::default() };
+        for left in [alone, failed] {
+            let hold = next(Hold::Frozen(Frozen::Silence), Path::Whole, left);
+            let Hold::Thawing { until } = hold else { panic!("{hold:?}") };
+            assert_eq!(hold.next(Path::Whole, &left, SILENCE, until), Hold::Flowing);
+            // Nor is it frozen again, unless no nsqd is connected.
+            assert_eq!(next(Hold::Flowing, Path::Whole, left), Hold::Flowing);
+            assert_eq!(next(hold, Path::Down, left), Hold::Frozen(Frozen::NoNsqd));
+        }
     }
 
     proptest! {

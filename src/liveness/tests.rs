@@ -154,6 +154,23 @@ fn one_alone_is_kept_without_an_nsqd_and_has_a_ttl_to_be_heard_after() {
 }
 
 #[test]
+fn the_last_one_of_a_silent_crowd_leaves_at_the_ttl() {
+    let mut set = Set::new();
+    set.hear(0..2, Duration::ZERO);
+    set.pass(2 * TTL);
+    assert_eq!((set.live(), set.registry.frozen()), (2, Some(Frozen::Silence)));
+    let dead = set.registry.entry(&"10.0.0.1:1".parse().unwrap()).unwrap();
+    dead.probed(Err("refused".to_owned()), set.now);
+    set.pass(61 * SECOND);
+    set.liveness.sweep(set.now);
+    set.registry.publish();
+    set.pass(SECOND);
+    assert_eq!((set.live(), set.registry.frozen()), (1, None));
+    set.pass(TTL);
+    assert_eq!(set.live(), 0);
+}
+
+#[test]
 fn with_an_nsqd_again_and_nobody_heard_it_is_silence_that_freezes() {
     let mut set = Set::new();
     set.hear(0..3, Duration::ZERO);

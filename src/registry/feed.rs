@@ -109,7 +109,7 @@ impl Hold {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flowing => f.write_str("heartbeats flow: who is silent for longer than the TTL leaves"),
+            Self::Flowing => f.write_str("who is silent for longer than the TTL leaves"),
             Self::Degraded(limit) => write!(
                 f,
                 "not every nsqd is connected: who is silent leaves only after {}, or when its probes fail",
@@ -118,7 +118,7 @@ impl fmt::Display for Hold {
             Self::Frozen(why) => {
                 write!(f, "{why}: nobody is evicted for silence, each of the silent has to answer a probe")
             }
-            Self::Thawing => f.write_str("heartbeats flow again: everybody has a TTL to be heard"),
+            Self::Thawing => f.write_str("silence counts again after a TTL, in which everybody may be heard"),
         }
     }
 }

@@ -35,6 +35,8 @@ pub fn trials() -> Vec<Trial> {
         faults_6_one_that_resets_connections_gets_no_more_requests,
         faults_6_one_that_passes_probes_and_fails_requests_is_ejected,
         faults_13_when_all_fall_silent_only_who_fails_its_probes_leaves,
+        the_last_one_of_a_set_that_is_frozen_leaves_at_the_ttl,
+        a_set_that_becomes_empty_while_it_is_frozen_has_heard_nobody,
         faults_19_of_a_crowd_each_has_to_pass_a_probe_first,
         a_probe_asks_for_what_the_config_says,
     ]);
@@ -271,6 +273,39 @@ fn faults_13_when_all_fall_silent_only_who_fails_its_probes_leaves() {
     assert_eq!(gateway.in_rotation(), rotation);
     eventually("the count", || (evicted(&gateway, "probe_failed") > 0.9).then_some(()));
     assert!(evicted(&gateway, "expired") < 0.1);
+}
+
+const LEAVES_SOON: &str =
+    "registry: {ttl: 1s, sweep_interval: 100ms, probe: {interval: 100ms, give_up: 1s}}\n";
+
+/// With the others gone its silence is its own, though it answers every probe.
+fn the_last_one_of_a_set_that_is_frozen_leaves_at_the_ttl() {
+    let (last, dead) = (Stub::ok(""), Stub::refusing());
+    let gateway = Apiserver::start(LEAVES_SOON);
+    gateway.announce(&[last.addr(), dead]);
+    eventually("the freeze", || (frozen(&gateway) == "silence").then_some(()));
+    eventually("the eviction", || gateway.state(dead).is_none().then_some(()));
+    within(Duration::from_secs(5), "its end", || {
+        last_event(&gateway, last.addr()).starts_with("evicted: silent for").then_some(())
+    });
+    assert!(frozen(&gateway).is_null());
+    let thaws = |line: &str| line.contains("one dataserver is left").then_some(());
+    gateway.process.wait_for("word of the thaw", thaws);
+    assert_eq!(gateway.process.count("heartbeats flow again"), 0);
+}
+
+fn a_set_that_becomes_empty_while_it_is_frozen_has_heard_nobody() {
+    let mut cluster = Cluster::start(Broker::Embedded, 1);
+    let dead = Stub::refusing();
+    let gateway = Apiserver::start(&cluster.config(false, LEAVES_SOON));
+    eventually("it to be live", || {
+        cluster.nsqds[0].publish(dead.to_string().as_bytes());
+        (gateway.in_rotation().len() == 1).then_some(())
+    });
+    cluster.nsqds[0].kill();
+    gateway.process.wait_for("word of the thaw", |line| line.contains("the live set is empty").then_some(()));
+    assert!(frozen(&gateway).is_null() && gateway.live().is_empty());
+    assert_eq!(gateway.process.count("heartbeats flow again"), 0);
 }
 
 fn faults_19_of_a_crowd_each_has_to_pass_a_probe_first() {
