@@ -26,6 +26,10 @@ const BAD_CONFIG: u8 = 78;
 /// The exit code after a second signal.
 const CUT_OFF: i32 = 1;
 
+/// What has not ended with everything else may still take so long: a name that is looked up or a file that is read, which
+/// nobody waits for any more, and which nothing can break off.
+const LEFT_BEHIND: Duration = Duration::from_millis(500);
+
 /// Threads for the control work: heartbeats, the sweep, admin requests. The data plane has threads of its own.
 const CONTROL_THREADS: usize = 2;
 
@@ -79,6 +83,8 @@ where
                 signalled.abort();
                 ended
             });
+            // To drop it would wait without a limit, and no signal is heard any more.
+            runtime.shutdown_timeout(LEFT_BEHIND);
             ended.map_or_else(|error| failed_later(&error), |()| ExitCode::SUCCESS)
         }
         Err(error) => failed_later(&error),
@@ -133,7 +139,10 @@ pub fn answer<E: Display>(question: impl Future<Output = Result<String, E>>) -> 
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(question) {
+    let answered = runtime.block_on(question);
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    match answered {
         Ok(answer) => {
             let _ = writeln!(io::stdout(), "{answer}"); // a closed terminal changes nothing
             ExitCode::SUCCESS

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, DataserverProcess, PATIENT, Process, Stub, connect, eventually, pause, request, tools, trials,
+    Apiserver, DataserverProcess, EndlessLookup, PATIENT, Process, Stub, connect, eventually, pause, request,
+    tools, trial_with, trials, within,
 };
 
 pub fn trials() -> Vec<Trial> {
-    trials![
+    let mut trials = trials![
         help_and_version_end_well,
         an_unknown_flag_ends_with_1,
         check_accepts_the_files_in_conf,
@@ -31,7 +32,13 @@ pub fn trials() -> Vec<Trial> {
         a_gateway_stops_on_sigterm_and_sigint,
         a_second_signal_ends_a_gateway_at_once,
         who_reads_the_log_may_go_away,
-    ]
+    ];
+    trials.push(trial_with(
+        "cli::a_name_that_is_still_looked_up_does_not_hold_up_the_end",
+        &tools::ENDLESS_LOOKUP,
+        a_name_that_is_still_looked_up,
+    ));
+    trials
 }
 
 fn apiserver(args: &[&str]) -> Output {
@@ -295,6 +302,18 @@ fn a_second_signal_ends_a_gateway_at_once() {
     let begun = Instant::now();
     assert_eq!(gateway.process.wait().code(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+fn a_name_that_is_still_looked_up() {
+    let lookup = EndlessLookup::new();
+    let config =
+        format!("common: {{nsqlookupd: {{addr: {}}}}}\ntimeouts: {{drain: 1s}}\n", EndlessLookup::NAME);
+    let mut gateway = Apiserver::start_with(&config, |command| lookup.with(command));
+    let _lasts = eventually("the lookup", || lookup.begun());
+    gateway.process.signal("TERM");
+    gateway.process.wait_for("its last line", |line| line.contains("\"stopped\"").then_some(()));
+    within(Duration::from_secs(5), "its end", || (!gateway.process.is_running()).then_some(()));
+    assert_eq!(gateway.process.wait().code(), Some(0));
 }
 
 /// A pipe that nobody reads any more fails each line of the log, and nothing else.

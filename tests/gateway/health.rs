@@ -3,14 +3,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
 use crate::support::tls::Pair;
-use crate::support::{Apiserver, PATIENT, Stub, trials};
+use crate::support::{
+    Apiserver, EndlessLookup, PATIENT, Process, Stub, eventually, tools, trial_with, trials, within,
+};
 
 pub fn trials() -> Vec<Trial> {
-    trials![
+    let mut trials = trials![
         a_gateway_that_runs_is_well,
         it_is_ready_once_somebody_is_live,
         it_is_asked_over_tls_and_the_proxy_protocol,
@@ -21,7 +24,13 @@ pub fn trials() -> Vec<Trial> {
         a_fault_elsewhere_in_the_file_does_not_matter,
         a_gateway_whose_file_was_broken_is_well_where_it_is_found,
         any_http_server_can_be_asked,
-    ]
+    ];
+    trials.push(trial_with(
+        "health::an_answer_is_not_waited_for_longer_than_was_said_by_a_name_that_is_looked_up",
+        &tools::ENDLESS_LOOKUP,
+        a_name_that_is_looked_up_for_ever,
+    ));
+    trials
 }
 
 /// Asks with a config file of its own.
@@ -134,4 +143,16 @@ fn any_http_server_can_be_asked() {
     let output = ask(Path::new("no/such/file"), &["--addr", &stub.addr().to_string()]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout, b"hello\n");
+}
+
+fn a_name_that_is_looked_up_for_ever() {
+    let lookup = EndlessLookup::new();
+    let addr = format!("{}:1", EndlessLookup::NAME);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apiserver"));
+    lookup.with(command.args(["health", "--timeout", "1s", "--addr", &addr]));
+    let mut asks = Process::start(&mut command);
+    let _lasts = eventually("the lookup", || lookup.begun());
+    within(Duration::from_secs(5), "its end", || (!asks.is_running()).then_some(()));
+    assert_eq!(asks.wait().code(), Some(1));
+    assert!(asks.output().contains("does not answer"), "{}", asks.output());
 }

@@ -3,6 +3,7 @@
 mod apiserver;
 mod broker;
 pub mod browser;
+mod endless_lookup;
 mod event_stream;
 pub mod frames;
 pub mod h2_stub;
@@ -20,6 +21,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub use apiserver::{Apiserver, DataserverProcess, PATIENT, event, on_free_ports};
 pub use broker::{Broker, Cluster};
+pub use endless_lookup::EndlessLookup;
 pub use event_stream::EventStream;
 pub use h2_stub::H2Stub;
 pub use http::{Reply, connect, ends, exchange, get, post, read_body, read_head, read_reply, request};

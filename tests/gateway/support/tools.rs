@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use super::EndlessLookup;
+
 /// A folder with `nsqd` and `nsqlookupd`: those on `PATH`, else built from `tests/nsq`.
 pub static NSQD: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| match on_path("nsqd") {
     Some(dir) if dir.join("nsqlookupd").is_file() && std::env::var_os("CI").is_none() => Ok(dir),
@@ -104,6 +106,9 @@ pub static LIBFAKETIME: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
         libraries.chain([PathBuf::from("/usr/lib/faketime/libfaketimeMT.so.1")]).find(|path| path.is_file());
     found.ok_or_else(|| "faketime is not installed".to_owned())
 });
+
+/// A resolver of names that can be held up.
+pub static ENDLESS_LOOKUP: LazyLock<Result<(), String>> = LazyLock::new(EndlessLookup::tried);
 
 /// Other proxies: `nginx` and `haproxy`.
 pub static PEERS: LazyLock<Result<[PathBuf; 2], String>> =
