@@ -43,7 +43,7 @@ use access_log::AccessLog;
 use certificate::Certificate;
 use listeners::Doors;
 use reload::{Reloader, Rooms};
-use succession::{Before, Succession};
+use succession::{Before, Old, Succession};
 use supervise::Tasks;
 use workers::{Shared, Workers};
 
@@ -142,6 +142,7 @@ impl App {
         let dialable = Dialable::new(OwnListeners::new(own), now.registry.allow.clone());
 
         let succession = Succession::new(&mut doors, &listen, registry.clone());
+        let old = Old::take_in(predecessor, &registry, &dialable)?;
 
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
@@ -167,8 +168,8 @@ impl App {
 
         // Before anybody is served: the first user should find dataservers.
         let snapshot = Snapshot::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
-        let before = Before { predecessor, snapshot: &snapshot, waiting: doors.listen.shared };
-        let served = before.served(&registry, &metrics, &dialable, &now, &stop).await;
+        let before = Before { old, snapshot: &snapshot, waiting: doors.listen.shared };
+        let served = before.served(&registry, &metrics, &now, &stop).await;
         if !matches!(served, Ok(true)) {
             tasks.stop().await;
             return served.map(|_| ()).map_err(StartError::Other);

@@ -12,7 +12,7 @@ use super::listeners::Doors;
 use super::start;
 use crate::addr::Dialable;
 use crate::config::Config;
-use crate::liveness::snapshot::{self, Snapshot};
+use crate::liveness::snapshot::{self, Snapshot, TakenIn};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::takeover::{Estate, Offer, Predecessor, Role};
@@ -27,9 +27,50 @@ pub(super) async fn predecessor(config: &Config) -> anyhow::Result<Option<Predec
     Ok(met)
 }
 
+/// The gateway that is taken over from, and what became of its set here.
+pub(super) struct Old {
+    predecessor: Predecessor,
+    set: TakenIn,
+}
+
+impl Old {
+    /// Takes its set in. To be done before anybody is heard: who is heard first would be taken at its word.
+    pub(super) fn take_in(
+        predecessor: Option<Predecessor>,
+        registry: &Registry,
+        dialable: &Dialable,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(predecessor) = predecessor else { return Ok(None) };
+        let pid = predecessor.pid;
+        let set = snapshot::take_in(&predecessor.estate.set, registry, dialable).map_err(|why| {
+            anyhow::anyhow!("the live set of process {pid}, which is to be taken over from, {why}")
+        })?;
+        let refused = set.refused;
+        ensure!(
+            !set.members.is_empty() || refused == 0,
+            "this config refuses all {refused} dataservers of process {pid} (registry.allow, registry.capacity): \
+             nothing is taken over"
+        );
+        Ok(Some(Self { predecessor, set }))
+    }
+
+    /// Its users must be served here as well: somebody whom it knew answers, if it knew anybody.
+    fn must_be_answered(&self, registry: &Registry) -> anyhow::Result<()> {
+        let TakenIn { members, refused } = &self.set;
+        let (pid, known) = (self.predecessor.pid, members.len() + refused);
+        let refused =
+            if *refused > 0 { format!(", {refused} of which this config refuses") } else { String::new() };
+        ensure!(
+            known == 0 || self.set.is_answered(registry),
+            "none of the {known} dataservers of process {pid} answers here{refused}: nothing is taken over"
+        );
+        Ok(())
+    }
+}
+
 /// What there may be before anybody is served.
 pub(super) struct Before<'a> {
-    pub(super) predecessor: Option<Predecessor>,
+    pub(super) old: Option<Old>,
     pub(super) snapshot: &'a Snapshot,
     /// Users may wait at the listeners already.
     pub(super) waiting: bool,
@@ -42,28 +83,24 @@ impl Before<'_> {
         self,
         registry: &Registry,
         metrics: &Metrics,
-        dialable: &Dialable,
         config: &Config,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
-        let found = start::dataservers_found(registry, metrics, config);
-        let Some(predecessor) = self.predecessor else {
+        let Some(old) = self.old else {
             self.snapshot.restore().await;
             if self.waiting {
+                let nobody = TakenIn::default();
+                let found = start::dataservers_found(&nobody, registry, metrics, config);
                 // Told to stop, it still answers who has come.
                 stop.run_until_cancelled(found).await;
             }
             return Ok(true);
         };
-        let pid = predecessor.pid;
-        let known = snapshot::take_in(&predecessor.estate.set, registry, dialable).map_err(|why| {
-            anyhow::anyhow!("the live set of process {pid}, which is to be taken over from, {why}")
-        })?;
+        let found = start::dataservers_found(&old.set, registry, metrics, config);
         let Some(found) = stop.run_until_cancelled(found).await else { return Ok(false) };
-        ensure!(
-            found > 0 || known == 0,
-            "none of the {known} dataservers of process {pid} answers here: nothing is taken over"
-        );
+        old.must_be_answered(registry)?;
+        let predecessor = old.predecessor;
+        let pid = predecessor.pid;
         spawn_blocking(move || predecessor.take_over())
             .await?
             .with_context(|| format!("process {pid}, which is to be taken over from, does not answer"))?;

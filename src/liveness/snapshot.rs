@@ -15,10 +15,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::addr::Dialable;
+use crate::addr::{Addr, Dialable};
 use crate::config::{self, Running};
 use crate::metrics::Metrics;
-use crate::registry::{Member, Registry};
+use crate::registry::{Member, Registry, State};
 use crate::small_file;
 
 use document::{Document, MEMBER_BYTES};
@@ -134,14 +134,40 @@ pub fn encode(registry: &Registry) -> io::Result<Vec<u8>> {
     Ok(document.encode()?)
 }
 
-/// Takes a set in that a running gateway has handed over. Each has to pass a probe. Returns how many they are.
+/// What became of a set that a running gateway has handed over.
+#[derive(Debug, Default)]
+pub struct TakenIn {
+    /// Those that were taken. Each has to pass a probe.
+    pub members: Vec<Addr>,
+    /// How many were not: the config has changed since.
+    pub refused: usize,
+}
+
+impl TakenIn {
+    /// Whether one of them answers: it has passed its probe.
+    pub fn is_answered(&self, registry: &Registry) -> bool {
+        let now = Instant::now();
+        let mut known = self.members.iter().filter_map(|addr| registry.get(addr, now));
+        // One that drains meanwhile answers as well.
+        known.any(|dataserver| dataserver.state != State::Suspect)
+    }
+}
+
+/// Takes a set in that a running gateway has handed over, into a registry that knows nobody yet.
 ///
 /// # Errors
 /// Why it is no set.
-pub fn take_in(set: &[u8], registry: &Registry, dialable: &Dialable) -> Result<usize, String> {
+pub fn take_in(set: &[u8], registry: &Registry, dialable: &Dialable) -> Result<TakenIn, String> {
     let document = Document::decode(set).map_err(|why| why.to_string())?;
-    let now = Instant::now();
-    Ok(document.members.iter().filter(|member| restore_one(registry, dialable, member, now)).count())
+    let (now, mut taken) = (Instant::now(), TakenIn::default());
+    for member in document.members {
+        if restore_one(registry, dialable, &member, now) {
+            taken.members.push(member.addr);
+        } else {
+            taken.refused += 1;
+        }
+    }
+    Ok(taken)
 }
 
 fn restore_one(registry: &Registry, dialable: &Dialable, member: &Member, now: Instant) -> bool {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, DataserverProcess, Process, Stub, connect, eventually, get, read_reply, request, trials,
-    within,
+    Apiserver, DataserverProcess, Process, Stub, connect, eventually, get, pause, read_reply, request,
+    trials, within,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -22,6 +22,10 @@ pub fn trials() -> Vec<Trial> {
         what_is_published_when_the_new_one_is_ready_reaches_it,
         a_new_gateway_that_fails_to_start_changes_nothing,
         a_new_gateway_that_reaches_no_dataserver_takes_over_nothing,
+        a_new_gateway_that_refuses_every_dataserver_takes_over_nothing,
+        who_joins_meanwhile_does_not_stand_in_for_those_that_were_there,
+        one_dataserver_that_answers_is_enough,
+        an_empty_set_is_taken_over_as_well,
         without_a_gateway_there_a_takeover_is_a_start,
         nobody_else_is_taken_over_from,
         the_old_one_ends_before_its_deadline_and_its_snapshot_is_not_written_over,
@@ -203,6 +207,80 @@ fn a_new_gateway_that_reaches_no_dataserver_takes_over_nothing() {
     assert!(new.output().contains(why) && new.output().contains("nothing is taken over"), "{}", new.output());
     assert!(!new.output().contains("panicked"), "it ends in order: {}", new.output());
     assert_eq!(get(old.listen, "/").status, 500, "it still forwards");
+}
+
+/// With this config; it ends with 1. Returns what it said.
+#[track_caller]
+fn fails_to_take_over(config: &str, meanwhile: impl FnOnce(&mut Process)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, config).unwrap();
+    let mut new = Process::start(Apiserver::command(&file).arg("--takeover"));
+    meanwhile(&mut new);
+    assert_eq!(new.wait().code(), Some(1));
+    let said = new.output();
+    assert!(said.contains("nothing is taken over") && !said.contains("panicked"), "{said}");
+    said
+}
+
+/// Its users would get 503s, from a set that is empty.
+fn a_new_gateway_that_refuses_every_dataserver_takes_over_nothing() {
+    let [one, two] = [Stub::ok("answered"), Stub::ok("answered")];
+    let mut old = first(1, "");
+    old.announce(&[one.addr(), two.addr()]);
+    let registry = "registry: {ttl: 1h, allow: [10.0.0.0/8]}\n";
+    let said = fails_to_take_over(&where_it_listens(&old, 1, registry), |_| {});
+    assert!(said.contains("all 2 dataservers of process") && said.contains("registry.allow"), "{said}");
+    // Nor if there is room for one alone, and that one does not answer.
+    let registry = "registry: {ttl: 1h, capacity: 1, probe: {path: /alive, timeout: 200ms}}\n";
+    let failing = Stub::answering(|_| b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let other = first(1, "");
+    other.announce(&[failing.addr(), "127.0.0.9:1".parse().unwrap()]);
+    let said = fails_to_take_over(&where_it_listens(&other, 1, registry), |_| {});
+    assert!(said.contains("none of the 2 dataservers of process"), "{said}");
+    assert!(said.contains("1 of which this config refuses"), "{said}");
+    assert_eq!(get(old.listen, "/").status, 200, "it still forwards");
+    assert!(old.process.is_running());
+}
+
+/// A dataserver is heard while the new gateway probes the others, and would answer.
+fn who_joins_meanwhile_does_not_stand_in_for_those_that_were_there() {
+    let failing = Stub::answering(|_| b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let joins = Stub::ok("answered");
+    let old = first(1, "");
+    old.announce(&[failing.addr()]);
+    let registry = "registry: {ttl: 1h, probe: {path: /alive, timeout: 200ms}}\n";
+    let said = fails_to_take_over(&where_it_listens(&old, 1, registry), |new| {
+        new.wait_for("the old one", |line| line.contains("taking over from the gateway").then_some(()));
+        for _ in 0..200 {
+            if !new.is_running() {
+                break;
+            }
+            old.heartbeat(&joins.addr().to_string());
+            pause(Duration::from_millis(50));
+        }
+    });
+    assert!(said.contains("none of the 1 dataservers of process"), "{said}");
+}
+
+/// Of many that are gone.
+fn one_dataserver_that_answers_is_enough() {
+    let stub = Stub::ok("answered");
+    let mut old = first(1, "");
+    let gone = (1..=5).map(|port| format!("127.0.0.9:{port}").parse().unwrap());
+    old.announce(&gone.chain([stub.addr()]).collect::<Vec<_>>());
+    let new = take_over(&where_it_listens(&old, 1, REGISTRY));
+    assert_eq!(old.process.wait().code(), Some(0));
+    assert_eq!(new.in_rotation(), [stub.addr().to_string()]);
+    assert_eq!(get(new.listen, "/").text(), "answered");
+}
+
+/// There was nobody who could be missing.
+fn an_empty_set_is_taken_over_as_well() {
+    let mut old = first(1, "");
+    let new = take_over(&where_it_listens(&old, 1, REGISTRY));
+    assert_eq!(old.process.wait().code(), Some(0));
+    assert_eq!(get(new.listen, "/healthz").status, 200);
 }
 
 fn without_a_gateway_there_a_takeover_is_a_start() {
