@@ -4,6 +4,7 @@ mod access_log;
 mod certificate;
 mod crew;
 mod demo;
+mod hearing;
 mod listeners;
 mod reload;
 mod service;
@@ -41,6 +42,7 @@ pub use reload::Source;
 
 use access_log::AccessLog;
 use certificate::Certificate;
+use hearing::Hearing;
 use listeners::Doors;
 use reload::{Reloader, Rooms};
 use succession::{Before, Old, Succession};
@@ -146,9 +148,6 @@ impl App {
 
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
-        if let Some(nsq) = doors.nsq.take() {
-            tasks.spawn_server("embedded NSQ", |end| nsq.run(end.cancelled_owned()));
-        }
         let signed = Signed::of(&now, None).map_err(anyhow::Error::new)?.map(Arc::new);
         let protocol = now.gateway.upstream_protocol;
         let intake =
@@ -156,7 +155,8 @@ impl App {
         let intake = Arc::new(intake);
         let embedded_nsqd = nsq_addrs.map(|nsq| [nsq.tcp, nsq.http]);
         let subscriber = Subscriber::new(config.clone(), embedded_nsqd, intake.clone(), metrics.clone())?;
-        tasks.spawn_client("NSQ subscriber", |stop| subscriber.run(stop));
+        let mut hearing = Hearing::new(doors.nsq.take(), subscriber, now.nsq.channel.is_none());
+        hearing.start(&mut tasks, old.is_some());
         let liveness = Liveness::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
         tasks.spawn_endless("liveness", liveness.run());
         let publisher = registry.clone();
@@ -174,6 +174,7 @@ impl App {
             tasks.stop().await;
             return served.map(|_| ()).map_err(StartError::Other);
         }
+        hearing.start(&mut tasks, false);
         tasks.spawn_until_handed_over("snapshot on disk", |stop| snapshot.keep(stop));
 
         // Data: each worker on a thread of its own.

@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         who_joins_meanwhile_does_not_stand_in_for_those_that_were_there,
         one_dataserver_that_answers_is_enough,
         an_empty_set_is_taken_over_as_well,
+        a_new_gateway_takes_no_heartbeats_from_the_old_one_before_it_has_taken_over,
         without_a_gateway_there_a_takeover_is_a_start,
         nobody_else_is_taken_over_from,
         the_old_one_ends_before_its_deadline_and_its_snapshot_is_not_written_over,
@@ -146,13 +147,14 @@ fn the_admin_paths_and_the_embedded_nsq_are_taken_over_as_well() {
     assert_eq!(get(new.listen, "/").status, 200);
 }
 
-/// Every heartbeat from then on: none goes to the old one, which ends.
+/// Every heartbeat from then on: none goes to the old one, which ends. Also of a channel that both read.
 fn what_is_published_when_the_new_one_is_ready_reaches_it() {
     let stub = Stub::ok("answered");
     let mut old = first(1, "");
     old.announce(&[stub.addr()]);
-    for round in 0..5 {
-        let new = take_over(&where_it_listens(&old, 1, REGISTRY));
+    for round in 0..6 {
+        let channel = if round > 2 { "nsq: {channel: ch1, " } else { "nsq: {" };
+        let new = take_over(&where_it_listens(&old, 1, REGISTRY).replace("nsq: {", channel));
         let addrs: Vec<String> = (0..20).map(|n| format!("127.0.0.{}:{}", 9 + round, 2000 + n)).collect();
         for addr in &addrs {
             new.heartbeat(addr);
@@ -281,6 +283,37 @@ fn an_empty_set_is_taken_over_as_well() {
     let new = take_over(&where_it_listens(&old, 1, REGISTRY));
     assert_eq!(old.process.wait().code(), Some(0));
     assert_eq!(get(new.listen, "/healthz").status, 200);
+}
+
+/// Both could accept at the embedded NSQ, or read from one channel; and this new one never takes over.
+fn a_new_gateway_takes_no_heartbeats_from_the_old_one_before_it_has_taken_over() {
+    let failing = Stub::answering(|_| b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let probes = "registry: {ttl: 1h, probe: {path: /alive, timeout: 200ms}}\n";
+    for nsq in ["", "channel: ch1, "] {
+        let with = |config: &str| config.replace("nsq: {", &format!("nsq: {{{nsq}"));
+        let old = Apiserver::start(&with(&format!("nsq: {{}}\ncommon: {{heart_beat_time: 1}}\n{REGISTRY}")));
+        old.announce(&[failing.addr()]);
+        let mut addrs = vec![failing.addr().to_string()];
+        fails_to_take_over(&with(&where_it_listens(&old, 1, probes)), |new| {
+            new.wait_for("its listener", |line| line.contains("embedded NSQ listens").then_some(()));
+            for port in 2000..2500 {
+                if !new.is_running() {
+                    break;
+                }
+                addrs.push(format!("127.0.0.9:{port}"));
+                old.heartbeat(addrs.last().unwrap());
+                pause(Duration::from_millis(20));
+            }
+        });
+        assert!(addrs.len() > 20, "{addrs:?}");
+        addrs.sort();
+        within(Duration::from_secs(5), "every heartbeat", || {
+            let mut heard = old.live();
+            heard.sort();
+            (heard == addrs).then_some(())
+        });
+        assert_eq!(old.process.count("nobody has taken over"), 1);
+    }
 }
 
 fn without_a_gateway_there_a_takeover_is_a_start() {
