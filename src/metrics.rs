@@ -505,6 +505,7 @@ mod tests {
         let settings = lines::Settings { most_bytes: 4096, rest: Duration::ZERO };
         let (log, _writer) = lines::to(&lines::Destination::Stderr, settings).unwrap();
         metrics.count_lost_lines("events", log.lost());
+        metrics.set_certificate_expires(Some(SystemTime::now()));
         let text = render(&metrics);
         for (name, ..) in DESCRIPTIONS {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} in {text}");

@@ -42,6 +42,9 @@ pub enum BodyError {
     /// The user left in the middle of it.
     #[error("the connection ended inside the body")]
     Incomplete,
+    /// The body of the request that it answers failed, and with that the connection had to end.
+    #[error("the request's own body broke off, is malformed or did not move")]
+    Request,
     /// The connection failed.
     #[error("the connection failed inside the body: {0}")]
     Io(#[from] io::Error),

@@ -45,6 +45,8 @@ struct Shared<IO> {
     keep_alive: Cell<bool>,
     /// Sends what is left of a request that was answered early.
     upload: RefCell<Option<AbortHandle>>,
+    /// That came to nothing: the request's own body failed.
+    upload_failed: Cell<bool>,
     /// Reads the answer meanwhile.
     reader: Cell<Option<Waker>>,
 }
@@ -80,6 +82,7 @@ impl<IO: Io> Client<IO> {
             scratch,
             keep_alive: Cell::new(true),
             upload: RefCell::default(),
+            upload_failed: Cell::new(false),
             reader: Cell::default(),
         };
         Self { shared: Rc::new(shared) }
@@ -269,6 +272,7 @@ impl<IO: Io> Shared<IO> {
             });
             if !sent.await {
                 // The server must not take for whole what is not.
+                shared.upload_failed.set(true);
                 shared.wire.borrow_mut().io = None;
                 if let Some(reader) = shared.reader.take() {
                     reader.wake();
@@ -285,9 +289,13 @@ impl<IO: Io> Shared<IO> {
             if part != Part::Incomplete {
                 return Poll::Ready(Ok(part));
             }
-            match wire.poll_read_body(&self.scratch, cx)? {
-                Poll::Ready(0) => wire.body.end_of_input()?,
-                Poll::Ready(_) => {}
+            match wire.poll_read_body(&self.scratch, cx) {
+                Poll::Ready(Ok(0)) => wire.body.end_of_input()?,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) if self.upload_failed.get() => {
+                    return Poll::Ready(Err(BodyError::Request));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if self.upload.borrow().is_some() {
                         self.reader.set(Some(cx.waker().clone()));

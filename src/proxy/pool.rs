@@ -104,7 +104,7 @@ enum Held {
     Nothing,
     Http1(Http1Connection),
     /// Ends the use of the stream, and what is still sent on it, when it is dropped.
-    Http2(#[expect(dead_code, reason = "kept for its end")] (Rc<Slot>, Uploading)),
+    Http2(#[expect(dead_code, reason = "kept for its end")] Rc<Slot>, Uploading),
 }
 
 /// A connection or a stream that is in use, and the count of that.
@@ -137,7 +137,12 @@ impl Lease {
 
     /// The stream that the request went out on.
     pub(super) fn hold_stream(&mut self, slot: Rc<Slot>, uploading: Uploading) {
-        self.held = Held::Http2((slot, uploading));
+        self.held = Held::Http2(slot, uploading);
+    }
+
+    /// Whether the user's own body failed, and with it the stream that the request went out on.
+    pub(super) fn has_upload_failed(&self) -> bool {
+        matches!(&self.held, Held::Http2(_, uploading) if uploading.has_failed())
     }
 
     /// The answer has ended: the connection is for the next request.
@@ -151,7 +156,7 @@ impl Lease {
     pub(super) fn upgraded(&self) -> Option<Upgraded> {
         match &self.held {
             Held::Http1(connection) => connection.client.upgraded(),
-            Held::Nothing | Held::Http2(_) => None,
+            Held::Nothing | Held::Http2(..) => None,
         }
     }
 }

@@ -19,7 +19,7 @@ use tower::Service;
 
 use crate::alarm::Alarm;
 use crate::http1::Unwaited;
-use crate::message::{Request, Response};
+use crate::message::{Pieces, Request, Response};
 use crate::proxy::{Body, Incoming, is_grpc};
 
 /// How long a cancelled stream counts, at most.
@@ -219,13 +219,14 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFu
                 stream.streams.unwaited.set(stream.streams.unwaited.get() + 1);
             }
         }
-        Poll::Ready(Ok(response.map(|body| Answer { body, stream }).into()))
+        Poll::Ready(Ok(response.map(|body| Answer { body, pieces: Pieces::default(), stream }).into()))
     }
 }
 
 /// An answer's body, which is asked for more when the user has room for it.
 pub(super) struct Answer {
     body: Body,
+    pieces: Pieces,
     stream: Option<Rc<Stream>>,
 }
 
@@ -237,8 +238,14 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(stream) = &self.stream {
+        let Self { body, pieces, stream } = &mut *self;
+        let frame = match pieces.next() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            None => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map(|frame| pieces.first_of(frame)))),
+        };
+        if let Some(stream) = stream {
             stream.waits_for_user.set(frame.is_ready());
             stream.moved.set(stream.moved.get().wrapping_add(1));
         }
@@ -246,11 +253,11 @@ impl http_body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.pieces.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.pieces.and(self.body.size_hint())
     }
 }
 

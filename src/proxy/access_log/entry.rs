@@ -12,6 +12,7 @@ use http_body::Frame;
 use tokio::time::Instant;
 
 use super::Log;
+use crate::http1::BodyError;
 use crate::message::{Name, Request, ends_with_head};
 use crate::proxy::Incoming;
 use crate::proxy::body::{BoxError, Stalled};
@@ -162,6 +163,9 @@ impl Answering {
             Some(Err(error)) if error.is::<Stalled>() => {
                 self.entry
                     .fails("http_response_timeout", "the dataserver did not go on with its answer".into());
+            }
+            Some(Err(error)) if matches!(error.downcast_ref(), Some(BodyError::Request)) => {
+                self.entry.fails("http_request_error", error.to_string().into());
             }
             Some(Err(error)) => {
                 self.entry.fails("http_response_incomplete", format!("the answer broke off: {error}").into());

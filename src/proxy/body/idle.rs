@@ -33,6 +33,10 @@ impl Idle {
         self.limit = limit;
     }
 
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// To be asked when there is nothing to read: ready once that has lasted too long.
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Stalled> {
         let alarm = match &mut self.alarm {

@@ -69,6 +69,14 @@ impl RequestBody {
         self.again.extend(read.into_iter().rev());
     }
 
+    /// The dataserver has taken a part of it.
+    pub(super) fn moves(&self) {
+        if let Some(progress) = &self.progress {
+            progress.last.set(Instant::now());
+            progress.waits_for_user.set(false);
+        }
+    }
+
     /// The user's connection itself, once it has switched protocols; `None` where it cannot.
     pub(in crate::proxy) fn on_upgrade(&self) -> Option<http1::OnUpgrade> {
         self.stream.as_ref()?.on_upgrade()
@@ -110,10 +118,7 @@ impl http_body::Body for RequestBody {
                 if let (Some(entry), Some(Ok(frame))) = (&this.entry, &frame) {
                     entry.add_in(frame.data_ref().map_or(0, Bytes::len));
                 }
-                if let Some(progress) = &this.progress {
-                    progress.last.set(Instant::now());
-                    progress.waits_for_user.set(false);
-                }
+                this.moves();
                 Poll::Ready(frame)
             }
             Poll::Pending => {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::{BoxError, Progress, RequestBody};
+use crate::message::Pieces;
 use crate::proxy::connect::Sending;
 use crate::proxy::error::Error;
 use crate::proxy::pool::Slot;
@@ -27,6 +28,7 @@ const KEPT_PARTS: usize = 16;
 /// The body as hyper reads it.
 pub(in crate::proxy) struct Upload {
     shared: Rc<Shared>,
+    pieces: Pieces,
     /// The stream is in use for as long as its body is.
     slot: Rc<Slot>,
 }
@@ -39,12 +41,19 @@ pub(in crate::proxy) struct UploadHandle {
 
 /// An upload that may go on behind the head of its answer. It ends with the answer: hyper would wait for room that nobody may
 /// ever make, and hold the stream for as long.
-pub(in crate::proxy) struct Uploading(Sending);
+pub(in crate::proxy) struct Uploading(Rc<Shared>);
+
+impl Uploading {
+    /// Whether the user's own body failed, and with it the stream.
+    pub(in crate::proxy) fn has_failed(&self) -> bool {
+        self.0.failure.take().is_some()
+    }
+}
 
 impl Drop for Uploading {
     fn drop(&mut self) {
         // The stream is reset, unless all of the body went out.
-        if let Some(task) = self.0.take() {
+        if let Some(task) = self.0.sending.take() {
             task.abort();
         }
     }
@@ -78,14 +87,14 @@ impl Upload {
             failure: Cell::new(None),
             sending: Sending::default(),
         });
-        (Self { shared: shared.clone(), slot }, UploadHandle { shared, progress })
+        (Self { shared: shared.clone(), pieces: Pieces::default(), slot }, UploadHandle { shared, progress })
     }
 }
 
 impl UploadHandle {
     /// How the upload goes; `None` if there was nothing to upload.
-    pub(in crate::proxy) fn progress(&self) -> Option<&Progress> {
-        self.progress.as_deref()
+    pub(in crate::proxy) fn progress(&self) -> Option<Rc<Progress>> {
+        self.progress.clone()
     }
 
     /// The whole body, for another dataserver; `None` if too much of it is gone.
@@ -104,7 +113,7 @@ impl UploadHandle {
     /// The dataserver has answered: the request is its own now, for as long as what is returned is kept.
     pub(in crate::proxy) fn answered(self) -> Uploading {
         self.shared.kept.take();
-        Uploading(self.shared.sending.clone())
+        Uploading(self.shared)
     }
 }
 
@@ -128,12 +137,16 @@ impl http_body::Body for Upload {
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let shared = &*self.shared;
+        let Self { shared, pieces, .. } = &mut *self;
         let mut body = shared.body.borrow_mut();
         let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(TakenBack.into()))) };
+        if let Some(piece) = pieces.next() {
+            body.moves();
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let frame = ready!(Pin::new(body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => shared.keep(frame),
@@ -143,11 +156,11 @@ impl http_body::Body for Upload {
             }
             None => {}
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(|frame| pieces.first_of(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.shared.body.borrow().as_ref().is_none_or(RequestBody::is_end_stream)
+        self.pieces.is_empty() && self.shared.body.borrow().as_ref().is_none_or(RequestBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

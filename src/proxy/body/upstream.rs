@@ -1,6 +1,7 @@
 //! The body of a dataserver's answer.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::time::Instant;
 
-use super::BoxError;
 use super::idle::Idle;
 use super::stream::Stream;
+use super::{BoxError, Progress};
+use crate::http1::BodyError;
 use crate::proxy::pool::Lease;
 use crate::registry::Failure;
 
@@ -21,11 +23,18 @@ pub(in crate::proxy) struct UpstreamBody {
     /// Whether the user can take them.
     pub(super) trailers: bool,
     pub(super) lease: Option<Lease>,
+    /// How the upload of its request goes, if there is one.
+    upload: Option<Rc<Progress>>,
 }
 
 impl UpstreamBody {
-    pub(in crate::proxy) fn new(stream: Stream, idle: Duration, lease: Lease) -> Self {
-        Self { stream, idle: Idle::new(idle), trailers: true, lease: Some(lease) }
+    pub(in crate::proxy) fn new(
+        stream: Stream,
+        idle: Duration,
+        lease: Lease,
+        upload: Option<Rc<Progress>>,
+    ) -> Self {
+        Self { stream, idle: Idle::new(idle), trailers: true, lease: Some(lease), upload }
     }
 
     pub(super) fn poll_frame(
@@ -44,19 +53,19 @@ impl UpstreamBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                this.fail();
-                Poll::Ready(Some(Err(error)))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(this.fail(error)))),
             Poll::Ready(None) => {
                 this.end();
                 Poll::Ready(None)
             }
-            Poll::Pending => {
+            Poll::Pending => loop {
                 let stalled = ready!(this.idle.poll_stalled(cx));
-                this.fail();
-                Poll::Ready(Some(Err(stalled.into())))
-            }
+                // A dataserver may make its answer of what it gets, for as long as that moves.
+                if this.upload.as_ref().is_none_or(|upload| upload.time_left(this.idle.limit()).is_none()) {
+                    return Poll::Ready(Some(Err(this.fail(stalled.into()))));
+                }
+                this.idle.moved();
+            },
         }
     }
 
@@ -66,11 +75,16 @@ impl UpstreamBody {
         }
     }
 
-    fn fail(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            // Until now it answered.
-            lease.upstream().failed(Failure::Body, false, Instant::now());
+    /// It broke off. Returns why, as far as that is known.
+    fn fail(&mut self, error: BoxError) -> BoxError {
+        let Some(lease) = self.lease.take() else { return error };
+        let is_by_user = matches!(error.downcast_ref(), Some(BodyError::Request));
+        if is_by_user || lease.has_upload_failed() {
+            return BodyError::Request.into();
         }
+        // Until now it answered.
+        lease.upstream().failed(Failure::Body, false, Instant::now());
+        error
     }
 }
 

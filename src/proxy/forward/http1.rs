@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::http1;
 use crate::message::{Name, Request, Response};
 use crate::proxy::balance::Routed;
-use crate::proxy::body::{Body, RequestBody, Stream, UpstreamBody};
+use crate::proxy::body::{Body, Progress, RequestBody, Stream, UpstreamBody};
 use crate::proxy::connect;
 use crate::proxy::error::Error;
 use crate::proxy::pool::{Http1Connection, Lease};
@@ -60,7 +60,9 @@ pub(super) fn exchange(
             let limit = (!connect::may_have_no_room(length)).then_some(timeouts.unacknowledged);
             connection.limit_unacknowledged(limit);
             let asked = if was_kept { *now } else { Instant::now() };
-            let no_answer = match send(&mut connection, request, &settings, asked).await {
+            let progress = request.body_mut().progress();
+            let sent = send(&mut connection, request, progress.as_deref(), &settings, asked);
+            let no_answer = match sent.await {
                 // Nobody asked for another protocol.
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade => {
                     NoAnswer::Malformed
@@ -78,6 +80,7 @@ pub(super) fn exchange(
                             Stream::Answer(body),
                             timeouts.idle_body,
                             lease,
+                            progress,
                         ))
                     }));
                 }
@@ -144,6 +147,7 @@ enum NoAnswer {
 async fn send(
     connection: &mut Http1Connection,
     request: &mut Request<RequestBody>,
+    progress: Option<&Progress>,
     settings: &Settings,
     asked: Instant,
 ) -> Result<Response<http1::Answer<TcpStream>>, NoAnswer> {
@@ -152,7 +156,6 @@ async fn send(
     let head_limits = http1::Limits { bytes: limits.head_bytes, fields: limits.headers };
     let Http1Connection { client, alarm, .. } = connection;
     alarm.set(asked + limit);
-    let progress = request.body_mut().progress();
     let failed = {
         let mut answer = pin!(client.exchange(request, head_limits, timeouts.expect_continue));
         let answer = poll_fn(|cx| {
@@ -161,7 +164,7 @@ async fn send(
             }
             loop {
                 ready!(alarm.poll(cx));
-                match progress.as_ref().and_then(|progress| progress.time_left(limit)) {
+                match progress.and_then(|progress| progress.time_left(limit)) {
                     Some(left) => alarm.set(Instant::now() + left),
                     None => return Poll::Ready(None),
                 }

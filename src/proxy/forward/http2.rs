@@ -54,6 +54,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         *http2_request.headers_mut() = fields;
         match send(&slot, http2_request, &handle, head_time).await {
             Sent::Answer(response) if is_sound(&response, settings.limits.headers) => {
+                let progress = handle.progress();
                 let uploading = handle.answered();
                 upstream.answered(response.status().as_u16());
                 lease.hold_stream(slot, uploading);
@@ -61,7 +62,7 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                 return Ok(Response::from(response).map(|body| {
                     // Some programs send a body all the same.
                     let stream = if is_whole { Stream::Nothing } else { Stream::http2(body) };
-                    Body::from_upstream(UpstreamBody::new(stream, idle, lease))
+                    Body::from_upstream(UpstreamBody::new(stream, idle, lease, progress))
                 }));
             }
             Sent::Answer(_) => break (Failure::Protocol, None),
@@ -137,7 +138,7 @@ async fn send(
 ) -> Sent {
     let mut sender = slot.sender();
     let answer = pin!(sender.try_send_request(request));
-    match within(response_head, upload.progress(), answer).await {
+    match within(response_head, upload.progress().as_deref(), answer).await {
         Some(Ok(response)) => Sent::Answer(response),
         Some(Err(error)) if error.message().is_some() => Sent::Closed,
         Some(Err(error)) => what_failed(error.error()),

@@ -9,7 +9,10 @@ use libtest_mimic::Trial;
 
 use super::{begin, gateway_and, wait_for_in_flight};
 use crate::support::frames::{Frames, GET, kind};
-use crate::support::{Apiserver, Stub, eventually, pause, read_head, request, trials, within};
+use crate::support::h2_stub::{Connections, take};
+use crate::support::{
+    Apiserver, H2Stub, PATIENT, Stub, eventually, get, pause, read_head, request, trials, within,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -18,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         http_49_also_in_the_middle_of_an_upload,
         http_49_also_after_a_line_end_too_many,
         http_49_a_stream_that_is_reset_takes_the_request_along,
+        what_a_user_does_to_its_upload_behind_the_head_of_its_answer_is_no_dataservers_doing,
     ]
 }
 
@@ -124,5 +128,37 @@ fn http_49_a_stream_that_is_reset_takes_the_request_along() {
             }
             waiting.closed_in_time(&gateway);
         }
+    }
+}
+
+fn what_a_user_does_to_its_upload_behind_the_head_of_its_answer_is_no_dataservers_doing() {
+    let answering = H2Stub::raw(Connections::default(), |request, mut respond| {
+        Box::pin(async move {
+            let _answer = respond.send_response(http::Response::new(()), false);
+            let _ = take(request).await;
+            std::future::pending::<()>().await;
+        })
+    });
+    let waiting = Waiting::new(HALF);
+    let gateway = gateway_and("timeouts: {idle_body: 500ms}\n", &[&waiting.stub]);
+    let over_http2 = Apiserver::start(&format!("{PATIENT}timeouts: {{idle_body: 500ms}}\n"));
+    over_http2.announce_h2c(&[answering.addr()]);
+    for (gateway, dataserver) in [(&gateway, waiting.stub.addr()), (&over_http2, answering.addr())] {
+        for does in ["nonsense", "end", "nothing"] {
+            let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+            let mut user = begin(gateway.listen, head);
+            assert!(read_head(&mut BufReader::new(&user)).is_some());
+            match does {
+                "nonsense" => user.write_all(b"zz\r\n").unwrap(),
+                "end" => user.shutdown(std::net::Shutdown::Write).unwrap(),
+                _ => {}
+            }
+            wait_for_in_flight(gateway, 0);
+            let told = get(gateway.listen, &format!("/dataservers/{dataserver}")).json();
+            let kinds: Vec<_> =
+                told["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
+            assert_eq!(kinds, ["joined"], "{does}: {told}");
+        }
+        assert!(!gateway.metrics().contains("gateway_upstream_errors_total{"), "{}", gateway.metrics());
     }
 }

@@ -9,7 +9,11 @@ use libtest_mimic::Trial;
 
 use super::{assert_problem, begin, gateway_and, wait_for_in_flight};
 use crate::support::frames::{Ended, Field, Frames, GET, kind};
-use crate::support::{Stub, eventually, get, read_head, read_reply, request, trials};
+use crate::support::h2_stub::{Connections, ok};
+use crate::support::{
+    Apiserver, H2Stub, PATIENT, Stub, eventually, get, pause, post, read_body, read_head, read_reply,
+    request, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -22,6 +26,9 @@ pub fn trials() -> Vec<Trial> {
         http_44_an_http2_reader_that_does_not_read_is_cut_off,
         http_44_an_http2_request_that_stalls_is_aborted,
         http_44_a_slow_reader_that_reads_is_served,
+        http_44_a_slow_http2_reader_that_reads_is_served,
+        http_44_an_answer_may_wait_for_an_upload_that_moves,
+        http_46_a_slow_http2_dataserver_that_reads_is_waited_for,
         http_44_what_an_http2_user_does_not_read_is_bounded,
     ]
 }
@@ -221,4 +228,73 @@ fn http_44_what_an_http2_user_does_not_read_is_bounded() {
         }
     }
     assert_eq!(bytes, BODY * STREAMS as usize);
+}
+
+/// Of each of these bytes 4096 at a time find room, some ten times in a second.
+const LARGE: usize = 400_000;
+
+fn http_44_a_slow_http2_reader_that_reads_is_served() {
+    const WINDOW: u32 = 4096;
+    let body = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n{}", "x".repeat(LARGE));
+    let stub = Stub::answering(move |_| body.clone().into_bytes());
+    let gateway = gateway_and("timeouts: {idle_body: 1s}\n", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, &[&[0, 4][..], &WINDOW.to_be_bytes()].concat());
+    frames.request(1, &GET, false);
+    let (mut received, mut granted) = (0, WINDOW as usize);
+    while received < LARGE {
+        let frame = frames.read().unwrap_or_else(|| panic!("after {received}"));
+        assert_ne!(frame.kind, kind::RST_STREAM, "after {received}");
+        if frame.kind == kind::DATA {
+            received += frame.payload.len();
+        }
+        if received == granted {
+            pause(Duration::from_millis(40));
+            granted += WINDOW as usize;
+            frames.send(kind::WINDOW_UPDATE, 0, 1, &WINDOW.to_be_bytes());
+            frames.send(kind::WINDOW_UPDATE, 0, 0, &WINDOW.to_be_bytes());
+        }
+    }
+}
+
+fn http_46_a_slow_http2_dataserver_that_reads_is_waited_for() {
+    let connections = Connections { window: Some(4096), ..Connections::default() };
+    let stub = H2Stub::raw(connections, |mut request, respond| {
+        Box::pin(async move {
+            let (mut received, mut held) = (0, 0);
+            while let Some(Ok(part)) = request.body_mut().data().await {
+                (received, held) = (received + part.len(), held + part.len());
+                if held >= 4096 {
+                    tokio::time::sleep(Duration::from_millis(40)).await;
+                    let _ = request.body_mut().flow_control().release_capacity(std::mem::take(&mut held));
+                }
+            }
+            if received == LARGE {
+                ok(respond, "all of it");
+            }
+        })
+    });
+    let gateway = Apiserver::start(&format!("{PATIENT}timeouts: {{response_head: 1s}}\n"));
+    gateway.announce_h2c(&[stub.addr()]);
+    let reply = post(gateway.listen, "/", &vec![b'x'; LARGE]);
+    assert_eq!((reply.status, reply.text().as_str()), (200, "all of it"));
+}
+
+/// As of a program that makes its answer of what it gets.
+fn http_44_an_answer_may_wait_for_an_upload_that_moves() {
+    let stub = Stub::raw(|stream| {
+        let mut reader = BufReader::new(&stream);
+        let Some((_, headers)) = read_head(&mut reader) else { return };
+        let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n");
+        if read_body(&mut reader, &headers, false).1 {
+            let _ = (&stream).write_all(b"done");
+        }
+    });
+    let gateway = gateway_and(LIMIT, &[&stub]);
+    let mut user = begin(gateway.listen, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n");
+    for _ in 0..20 {
+        user.write_all(b"01234").unwrap();
+        pause(Duration::from_millis(100));
+    }
+    let reply = read_reply(&mut BufReader::new(user), false).unwrap();
+    assert_eq!((reply.status, reply.text().as_str(), reply.complete), (200, "done", true));
 }

@@ -38,6 +38,8 @@ pub struct Connections {
     pub goaway_after: Option<usize>,
     /// It closes the connection under this one.
     pub close_at: Option<usize>,
+    /// Bytes of one stream that it makes room for.
+    pub window: Option<u32>,
     /// It hears nothing more on the connection that this one came on.
     pub deaf_at: Option<usize>,
 }
@@ -126,6 +128,9 @@ async fn connection(
     let mut builder = Builder::new();
     if let Some(max) = connections.max_streams {
         builder.max_concurrent_streams(max);
+    }
+    if let Some(window) = connections.window {
+        builder.initial_window_size(window);
     }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let mut taken = 0;

@@ -319,13 +319,9 @@ fn waiting(answers: bool) -> (H2Stub, std::sync::mpsc::Receiver<Seen>) {
 
 fn http_49_the_user_goes_and_the_stream_is_reset() {
     let chunked = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
-    // More than the stub makes room for.
-    let large =
-        [&b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r\n"[..], &vec![b'x'; 100_000]].concat();
     for answers in [false, true] {
-        for bytes in [&request("GET /", &[], b"")[..], chunked, &large] {
-            let what =
-                format!("answers: {answers}, {}", String::from_utf8_lossy(&bytes[..60.min(bytes.len())]));
+        for bytes in [&request("GET /", &[], b"")[..], chunked] {
+            let what = format!("answers: {answers}, {}", String::from_utf8_lossy(bytes));
             let (stub, seen) = waiting(answers);
             let gateway = gateway_and(&stub);
             let mut stream = connect(gateway.listen);
@@ -337,6 +333,7 @@ fn http_49_the_user_goes_and_the_stream_is_reset() {
             stream.shutdown(Shutdown::Both).unwrap();
             within(Duration::from_secs(3), &what, || seen.try_recv().ok());
         }
+        // One is more than the stub makes room for.
         for upload_size in [1, 100_000] {
             let (stub, seen) = waiting(answers);
             let gateway = gateway_and(&stub);
