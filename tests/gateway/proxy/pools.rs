@@ -21,6 +21,11 @@ pub fn trials() -> Vec<Trial> {
 
 fn ask(stream: &TcpStream) {
     (&mut &*stream).write_all(&request("GET /", &[], b"")).unwrap();
+    is_answered(stream);
+}
+
+#[track_caller]
+fn is_answered(stream: &TcpStream) {
     assert_eq!(read_reply(&mut BufReader::new(stream), false).unwrap().status, 200);
 }
 
@@ -55,18 +60,21 @@ fn counting() -> (Stub, Arc<AtomicUsize>) {
     (stub, open)
 }
 
-fn no_more_idle_connections_are_kept_than_limits_pool() {
-    let (stub, open) = counting();
-    let config = "limits: {pool: 2}\ntimeouts: {pool_idle: 1h}\ngateway: {workers: 1}\n";
-    let gateway = gateway_and(config, &[&stub]);
+/// So that the gateway has more than two connections to the stub.
+fn ask_at_once(gateway: &Apiserver, stub: &Stub) {
     let users: Vec<_> = (0..8).map(|_| connect(gateway.listen)).collect();
     for mut user in &users {
         user.write_all(&request("GET /", &[], b"")).unwrap();
     }
-    for user in &users {
-        assert_eq!(read_reply(&mut BufReader::new(user), false).unwrap().status, 200);
-    }
+    users.iter().for_each(is_answered);
     assert!(stub.connections() > 2, "the requests did not overlap");
+}
+
+fn no_more_idle_connections_are_kept_than_limits_pool() {
+    let (stub, open) = counting();
+    let config = "limits: {pool: 2}\ntimeouts: {pool_idle: 1h}\ngateway: {workers: 1}\n";
+    let gateway = gateway_and(config, &[&stub]);
+    ask_at_once(&gateway, &stub);
     eventually("the others to be closed", || (open.load(Ordering::SeqCst) == 2).then_some(()));
     assert_eq!(get(gateway.listen, "/").status, 200);
     assert_eq!(open.load(Ordering::SeqCst), 2);
@@ -88,14 +96,7 @@ fn idle_connections_to_a_dataserver_that_left_are_closed() {
 fn a_client_that_asks_much_at_once_closes_no_idle_connection() {
     let (stub, open) = counting();
     let gateway = gateway_and("timeouts: {pool_idle: 1h}\ngateway: {workers: 1}\n", &[&stub]);
-    let users: Vec<_> = (0..8).map(|_| connect(gateway.listen)).collect();
-    for mut user in &users {
-        user.write_all(&request("GET /", &[], b"")).unwrap();
-    }
-    for user in &users {
-        assert_eq!(read_reply(&mut BufReader::new(user), false).unwrap().status, 200);
-    }
-    assert!(stub.connections() > 2, "the requests did not overlap");
+    ask_at_once(&gateway, &stub);
     // The gateway answers these by itself. It is let do some 128 things in one go.
     let by_itself = request("OPTIONS *", &[("max-forwards", "0")], b"");
     for count in 120..=132 {
