@@ -112,7 +112,8 @@ impl<IO: Io> Transport<IO> {
     /// Hands the connection to whoever waits for it to switch protocols.
     pub(super) fn switch(&self) {
         let mut state = self.state();
-        if let (Some(io), Some(upgrade)) = (state.wire.io.take(), state.upgrade.take()) {
+        if let (Some(mut io), Some(upgrade)) = (state.wire.io.take(), state.upgrade.take()) {
+            io.lift_write_limit(); // a tunnel has a limit of its own
             let unread = std::mem::take(&mut state.wire.unread);
             let _ = upgrade.send(Upgraded { unread, io: Box::pin(io) }); // or nobody wants it, and it closes
         }

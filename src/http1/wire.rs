@@ -17,6 +17,9 @@ use super::chunked::Part;
 pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
     /// What is written from now on is the last, and the end follows at once: they may go out together.
     fn write_last(&mut self) {}
+
+    /// A write may wait for its reader for as long as that likes from now on.
+    fn lift_write_limit(&mut self) {}
 }
 
 impl Io for TcpStream {}

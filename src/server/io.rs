@@ -41,11 +41,19 @@ impl Io for Socket {
         // The kernel adds the end to what waits to go out.
         self.flags |= SendFlags::MORE;
     }
+
+    fn lift_write_limit(&mut self) {
+        (self.write_limit, self.write_timer) = (None, None);
+    }
 }
 
 impl Io for TlsStream<Socket> {
     fn write_last(&mut self) {
         self.get_mut().0.write_last();
+    }
+
+    fn lift_write_limit(&mut self) {
+        self.get_mut().0.lift_write_limit();
     }
 }
 
@@ -97,11 +105,11 @@ fn poll_drop_some(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -
     Poll::Ready(Ok(buf.filled().len()))
 }
 
-/// A socket with a limit on how long a write waits.
+/// A socket with a limit on how long a write waits, unless it was lifted.
 pub(super) struct Socket {
     stream: TcpStream,
     flags: SendFlags,
-    write_limit: Rc<Cell<Duration>>,
+    write_limit: Option<Rc<Cell<Duration>>>,
     /// Set while a write waits for the reader.
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Where to note when an answer moved on.
@@ -114,7 +122,7 @@ impl Socket {
     /// A write that waits longer than `write_limit` for its reader fails. `open` is let go of when it is closed.
     pub(super) fn new(stream: TcpStream, write_limit: Rc<Cell<Duration>>, open: Rc<dyn Any>) -> Self {
         let (flags, moved) = (SendFlags::NOSIGNAL, OnceCell::new());
-        Self { stream, flags, write_limit, write_timer: None, moved, _open: open }
+        Self { stream, flags, write_limit: Some(write_limit), write_timer: None, moved, _open: open }
     }
 
     /// The user must not take what it got for all there is.
@@ -155,7 +163,8 @@ impl Socket {
             self.write_timer = None;
             return written;
         }
-        let limit = self.write_limit.get();
+        let Some(limit) = &self.write_limit else { return Poll::Pending };
+        let limit = limit.get();
         let timer = self
             .write_timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));

@@ -195,7 +195,7 @@ fn http_28_a_tunnel_carries_a_large_message_to_a_reader_that_is_late() {
         let mut word = [0; 5];
         let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word.to_ascii_uppercase()));
     });
-    let gateway = gateway_and(&stub, "", "");
+    let gateway = gateway_and(&stub, "", "timeouts: {idle_body: 100ms}\n");
     let mut user = handshake(gateway.process.listen, &http11()).unwrap();
     user.write_all(&request("GET /", &[("connection", "upgrade"), ("upgrade", "x")], b"")).unwrap();
     pause(Duration::from_millis(300));

@@ -1,13 +1,14 @@
 //! Row 28: a switch of protocols, and the tunnel that it makes.
 
 use std::io::{BufReader, Read, Write};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 
 use super::gateway_and;
 use crate::support::{
-    Apiserver, PATIENT, Stub, eventually, exchange, get, pause, read_reply, request, trials,
+    Apiserver, PATIENT, Stub, eventually, exchange, get, pause, read_head, read_reply, request, trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -16,7 +17,9 @@ pub fn trials() -> Vec<Trial> {
         http_28_an_upgrade_that_is_declined_is_an_answer_like_any_other,
         http_28_a_switch_of_protocols_that_nobody_asked_for_is_502,
         http_46_a_tunnel_may_be_silent_for_longer_than_an_answer,
+        http_46_a_tunnels_user_may_pause_for_longer_than_an_answers,
         timeouts_idle_tunnel_ends_a_tunnel,
+        timeouts_idle_tunnel_ends_a_tunnel_whose_user_does_not_read,
         http_50_a_tunnel_has_the_drain_time_to_end,
         limits_connections_counts_tunnels,
     ]
@@ -138,6 +141,39 @@ fn http_46_a_tunnel_may_be_silent_for_longer_than_an_answer() {
     let mut got = Vec::new();
     stream.read_to_end(&mut got).unwrap();
     assert_eq!(String::from_utf8(got).unwrap(), "HELLO LATER");
+}
+
+/// More than the kernel holds on its way to a user who does not read.
+const MUCH: usize = 40_000_000;
+
+/// A dataserver that switches and says much, and whether all of it was taken.
+fn talking() -> (Stub, mpsc::Receiver<bool>) {
+    let (taken, is_taken) = mpsc::channel();
+    let stub = Stub::raw(move |stream| {
+        let _ = read_head(&mut BufReader::new(&stream));
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: shout\r\n\r\n";
+        let _ = (&stream).write_all(head);
+        let _ = taken.send((&stream).write_all(&vec![b'x'; MUCH]).is_ok());
+    });
+    (stub, is_taken)
+}
+
+fn http_46_a_tunnels_user_may_pause_for_longer_than_an_answers() {
+    let (stub, _) = talking();
+    let gateway = gateway_and("timeouts: {idle_body: 200ms}\n", &[&stub]);
+    let mut stream = upgraded(&gateway);
+    pause(Duration::from_secs(1));
+    let read = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    assert_eq!(read, MUCH as u64);
+}
+
+fn timeouts_idle_tunnel_ends_a_tunnel_whose_user_does_not_read() {
+    let (stub, is_taken) = talking();
+    let gateway = gateway_and("timeouts: {idle_tunnel: 500ms}\n", &[&stub]);
+    let stream = upgraded(&gateway);
+    let taken = is_taken.recv_timeout(Duration::from_secs(20)).expect("it goes on");
+    assert!(!taken, "the kernel holds more than {MUCH} bytes");
+    drop(stream);
 }
 
 fn limits_connections_counts_tunnels() {
