@@ -48,13 +48,13 @@ impl Drain {
     }
 
     /// Drives `connection` to its end, and calls `end` on it once when the drain has begun or `until` resolves. One that
-    /// then has a `limit` and does not end within it has no output.
-    pub(super) async fn watch<C: Future>(
+    /// has not ended when its `limit` from then on resolves has no output.
+    pub(super) async fn watch<C: Future, L: Future<Output = ()>>(
         &self,
         until: impl Future<Output = ()>,
         mut connection: Pin<&mut C>,
         end: impl FnOnce(Pin<&mut C>),
-        limit: impl FnOnce(&C) -> Option<Duration>,
+        limit: impl FnOnce(&C) -> L,
     ) -> Option<C::Output> {
         tokio::select! {
             biased; // a request that has come is taken in first
@@ -62,9 +62,11 @@ impl Drain {
             () = self.begun() => end(connection.as_mut()),
             () = until => end(connection.as_mut()),
         }
-        match limit(&connection) {
-            Some(limit) => tokio::time::timeout(limit, connection).await.ok(),
-            None => Some(connection.await),
+        let limit = limit(&connection);
+        tokio::select! {
+            biased;
+            output = connection => Some(output),
+            () = limit => None,
         }
     }
 }

@@ -14,7 +14,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower::Service;
 
 use super::drain::Drain;
@@ -195,7 +195,13 @@ impl Http {
                     connection.graceful_shutdown(self.grace());
                 };
                 let limit = |connection: &http1::Connection<_, _>| {
-                    (!connection.is_waited_for()).then(|| self.grace())
+                    let limit = (!connection.is_waited_for()).then(|| self.grace());
+                    async move {
+                        match limit {
+                            Some(limit) => sleep(limit).await,
+                            None => pending().await,
+                        }
+                    }
                 };
                 drain.watch(pending(), connection, end, limit).await.flatten()
             };
@@ -269,11 +275,23 @@ impl Http {
         let now = self.now.get();
         let streams = Streams::new(self.terms.clone());
         stream.stream().socket().note_moves(streams.moved());
+        let is_still = stream.is_still();
         let service = Adapter::new(service, streams.clone(), self.executor.clone());
         let mut connection = pin!(now.http2.serve_connection(TokioIo::new(stream), service));
         drop(now);
-        let end = http2::Connection::graceful_shutdown;
-        let limit = |_: &_| (!streams.are_waited_for()).then(|| self.grace());
+        let end = |connection: Pin<&mut http2::Connection<_, _, _>>| {
+            is_still.set(true);
+            connection.graceful_shutdown();
+        };
+        let limit = |_: &_| async {
+            if streams.are_waited_for() {
+                // It may have been told to end for being idle.
+                drain.begun().await;
+                self.stays_still(&streams, &is_still).await;
+            } else {
+                sleep(self.grace()).await;
+            }
+        };
         tokio::select! {
             ended = drain.watch(streams.idle(1), connection.as_mut(), end, limit) => {
                 match ended {
@@ -285,6 +303,22 @@ impl Http {
             // Asked to end, hyper waits for a user that does not read.
             () = streams.idle(2) => {}
             () = streams.abused() => self.refuse(Refused::CancelledStreams, &"limits.cancelled_streams"),
+        }
+    }
+
+    /// Resolves when there was no stream for as long as a user has for one more request, and the user is gone: it has not
+    /// even acknowledged the PING that goes with the GOAWAY. One who has said anything is left to h2, which knows whether
+    /// there is still something to send.
+    async fn stays_still(&self, streams: &Streams, is_still: &Cell<bool>) {
+        let grace = self.grace();
+        loop {
+            sleep(grace).await;
+            if !is_still.get() {
+                return pending().await;
+            }
+            if streams.are_none() && streams.moved().get().elapsed() >= grace {
+                return;
+            }
         }
     }
 }

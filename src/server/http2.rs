@@ -75,6 +75,11 @@ impl Streams {
         self.inner.last.clone()
     }
 
+    /// Whether none is open.
+    pub(super) fn are_none(&self) -> bool {
+        self.inner.open.get() == 0
+    }
+
     /// Whether there is something under way that is to end by itself.
     pub(super) fn are_waited_for(&self) -> bool {
         let open = self.inner.open.get();

@@ -224,12 +224,26 @@ pub(super) struct Downstream<S> {
     stream: S,
     /// The first bytes, which were read to see what is spoken and are yet to be read again.
     seen: BytesMut,
+    /// Taken back when the user says something, or has to be waited for with what is written.
+    is_still: Rc<Cell<bool>>,
 }
 
 impl<S> Downstream<S> {
     /// Of which these bytes were read.
     pub(super) fn new(stream: S, seen: BytesMut) -> Self {
-        Self { stream, seen }
+        Self { stream, seen, is_still: Rc::default() }
+    }
+
+    /// Whether nothing has moved since it was last set.
+    pub(super) fn is_still(&self) -> Rc<Cell<bool>> {
+        self.is_still.clone()
+    }
+
+    fn note_wait<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_pending() {
+            self.is_still.set(false);
+        }
+        written
     }
 
     /// What is spoken on.
@@ -245,7 +259,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Downstream<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.seen.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+            if buf.filled().len() > before {
+                self.is_still.set(false);
+            }
+            return read;
         }
         let now = self.seen.len().min(buf.remaining());
         buf.put_slice(self.seen.get(..now).unwrap_or_default());
@@ -259,7 +278,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Downstream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Downstream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_wait(written)
     }
 
     fn poll_write_vectored(
@@ -267,7 +287,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Downstream<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_wait(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -275,7 +296,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Downstream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx); // TLS holds bytes back
+        self.note_wait(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -27,6 +27,9 @@ pub fn trials() -> Vec<Trial> {
         http_50_who_waits_for_a_place_is_served,
         http_50_every_connection_that_came_into_being_is_answered,
         http_50_a_stream_that_crosses_the_goaway_is_answered,
+        http_50_a_user_of_http2_who_is_gone_holds_nothing_up,
+        http_50_a_stream_that_comes_late_is_answered_whatever_its_user_says,
+        http_50_the_rest_of_an_http2_answer_comes_when_its_user_has_room,
         timeouts_lame_duck_serves_on_and_is_not_ready,
     ]
 }
@@ -261,6 +264,84 @@ fn http_50_a_stream_that_crosses_the_goaway_is_answered() {
     assert!(frames.is_ended_within(Duration::from_secs(5)));
     assert_eq!(gateway.process.wait().code(), Some(0));
     assert_eq!(stub.requests().len(), 2);
+}
+
+/// An idle connection of HTTP/1 ends after `timeouts.drain_idle`; so does one of HTTP/2 on which nobody acknowledges the
+/// PING behind the GOAWAY.
+fn http_50_a_user_of_http2_who_is_gone_holds_nothing_up() {
+    let stub = Stub::ok("answered");
+    // Also where it had been idle for so long that it was told to go away before.
+    for (idle, told_before) in [("30s", false), ("2s", true)] {
+        let timeouts = format!("timeouts: {{drain: 15s, drain_idle: 300ms, request_head: {idle}}}\n");
+        let mut gateway = gateway_and(&timeouts, &[&stub]);
+        let mut used = Frames::connect(gateway.listen, b"");
+        used.request(1, &GET, false);
+        assert_eq!(used.end_of(1), Ended::Answered(Some(200)));
+        let new = Frames::connect(gateway.listen, b"");
+        if told_before {
+            while used.read().expect("no GOAWAY").kind != kind::GOAWAY {}
+        }
+        let begun = Instant::now();
+        gateway.process.signal("TERM");
+        assert_eq!(gateway.process.wait().code(), Some(0));
+        assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(8),
+            "told before: {told_before}, {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(gateway.process.count("cut off"), 0);
+        drop((used, new));
+    }
+}
+
+/// Its time to ask is that of an idle connection, and once it has asked the answer is waited for.
+fn http_50_a_stream_that_comes_late_is_answered_whatever_its_user_says() {
+    let stub = slow(Duration::from_millis(1500));
+    let mut gateway = gateway_and("timeouts: {drain: 20s, drain_idle: 1s}\n", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    eventually("the connection", || {
+        (gateway.metric("gateway_connections{protocol=\"http2\"}") > 0.5).then_some(())
+    });
+    drain(&gateway);
+    pause(Duration::from_millis(300));
+    frames.request(1, &GET, false);
+    let (mut answered, mut pinged) = (false, false);
+    while !answered {
+        let frame = frames.read().expect("the connection has ended");
+        pinged |= frame.kind == kind::PING;
+        answered = frame.kind == kind::DATA && frame.payload == b"slow";
+    }
+    assert!(pinged, "nothing was to be acknowledged");
+    drop(frames);
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+/// The stream of an answer of which nothing more is to come has ended for the gateway, and not for its user.
+fn http_50_the_rest_of_an_http2_answer_comes_when_its_user_has_room() {
+    let stub = Stub::answering(|_| [HALF, &[b'x'; 995]].concat());
+    let mut gateway = gateway_and("timeouts: {drain: 20s, drain_idle: 300ms}\n", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, &[0, 4, 0, 0, 0, 10]);
+    frames.request(1, &GET, false);
+    let mut got = 0;
+    let mut read = |frames: &mut Frames, until: &dyn Fn(usize, u8) -> bool| loop {
+        let frame = frames.read().expect("the connection has ended");
+        if frame.kind == kind::DATA {
+            got += frame.payload.len();
+        } else if frame.kind == kind::PING && frame.flags == 0 {
+            frames.send(kind::PING, 1, 0, &frame.payload);
+        }
+        if until(got, frame.kind) {
+            return;
+        }
+    };
+    read(&mut frames, &|got, _| got == 10);
+    drain(&gateway);
+    read(&mut frames, &|_, kind| kind == kind::PING);
+    pause(Duration::from_millis(1500));
+    frames.send(kind::WINDOW_UPDATE, 0, 1, &10_000u32.to_be_bytes());
+    read(&mut frames, &|got, _| got == 1000);
+    assert_eq!(gateway.process.wait().code(), Some(0));
 }
 
 /// Whoever asks `/readyz` to know whom to send requests to has the time to ask.
