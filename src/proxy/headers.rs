@@ -79,6 +79,7 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (mut head, body) = request.into_parts();
         let settings = self.worker.settings();
+        request::join_cookies(&mut head);
         // HTTP/1 counted its fields when it read them; hyper counts only the bytes of HTTP/2.
         if head.headers.len() > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);

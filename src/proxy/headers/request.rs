@@ -7,10 +7,10 @@ use super::origin::Origin;
 use super::via::Via;
 use super::{Trailers, target};
 use crate::addr::Networks;
-use crate::message::{Fields, Name, RequestHead};
+use crate::message::{Name, RequestHead};
 use crate::proxy::error::Error;
 
-/// Checks a request and makes it one for a dataserver that speaks HTTP/1.1. Returns what may become of the answer's
+/// Checks a request, whose cookies are joined, and makes it one for a dataserver that speaks HTTP/1.1. Returns what may become of the answer's
 /// trailers.
 ///
 /// # Errors
@@ -36,7 +36,6 @@ pub(super) fn rewrite(
         if head.headers.count(Name::ContentLength) > 1 {
             return Err(Error::BadRequest("there is more than one Content-Length"));
         }
-        join_cookies(&mut head.headers);
     }
 
     let headers = &mut head.headers;
@@ -60,8 +59,9 @@ pub(super) fn rewrite(
 }
 
 /// HTTP/2 may split a cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut Fields) {
-    if headers.count(Name::Cookie) < 2 {
+pub(super) fn join_cookies(head: &mut RequestHead) {
+    let headers = &mut head.headers;
+    if head.version != Version::HTTP_2 || headers.count(Name::Cookie) < 2 {
         return;
     }
     let cookies: Vec<_> = headers.get_all(Name::Cookie).collect();
@@ -78,6 +78,7 @@ mod tests {
     use super::super::Client;
     use super::super::fields::{is_hop_by_hop, named_by_connection};
     use super::*;
+    use crate::message::Fields;
 
     const OURS: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
 
@@ -168,6 +169,7 @@ mod tests {
             let named = named_by_connection(&before);
             let proxies = if trusted { Networks::all() } else { Networks::default() };
             let client = Client { ip: [203, 0, 113, 7].into(), over_tls: false };
+            join_cookies(&mut head);
             let rewritten = rewrite(&mut head, &Origin::new(client), &proxies, &Via::new());
             if version == Version::HTTP_2 && values(&before, "content-length").len() > 1 {
                 prop_assert!(rewritten.is_err());

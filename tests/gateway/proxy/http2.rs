@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         http_04_connect_and_trace_are_405_here_too,
         http_39_cookies_are_joined,
         http_08_limits_headers_counts_here_too,
+        http_08_a_cookie_in_pieces_counts_once,
         http_40_what_is_for_http11_or_malformed_is_a_stream_error,
         http_40_a_body_of_another_length_is_never_whole,
         many_streams_share_a_connection,
@@ -197,6 +198,20 @@ fn http_08_limits_headers_counts_here_too() {
         assert_eq!(send(&mut sender, request).await.status(), 431);
         assert_eq!(send(&mut sender, get("/")).await.status(), 200);
     });
+}
+
+/// As it would in HTTP/1 (RFC 9113 §8.2.3).
+fn http_08_a_cookie_in_pieces_counts_once() {
+    let stub = Stub::ok("");
+    let gateway = gateway_and("limits: {headers: 10}\n", &[&stub]);
+    let pieces: Vec<_> = (0..20).map(|n| format!("c{n}={n}")).collect();
+    let mut fields = GET.to_vec();
+    fields.extend(pieces.iter().map(|piece| (&b"cookie"[..], piece.as_bytes())));
+    assert_eq!(status_of(&gateway, &fields), Some(200));
+    assert_eq!(stub.requests()[0].header("cookie"), [pieces.join("; ")]);
+    fields.extend([(&b"x"[..], &b"y"[..]); 10]);
+    assert_eq!(status_of(&gateway, &fields), Some(431));
+    assert_eq!(stub.requests().len(), 1);
 }
 
 fn many_streams_share_a_connection() {
