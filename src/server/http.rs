@@ -38,10 +38,14 @@ const MAX_STREAMS: u32 = 128;
 /// nothing else bounds it.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Bytes of one upload of HTTP/2 that may wait for its dataserver; and of all of a connection: one that is not read
-/// must not hold up the others.
+/// Bytes of one upload of HTTP/2 that may wait for its dataserver; as many as of one of HTTP/1 by default.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// Bytes of all uploads of a connection: 32 MiB, so that those that are not read do not hold up the others. How many
+/// uploads there are on all connections is for `limits.in_flight` to bound. h2 counts what it costs to hold a small frame,
+/// up to 256 bytes each, and ends a connection at half of this, so that another 16 MiB are the most for that; a
+/// user may fill the window of a stream with frames of five bytes.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
 /// What the connections of a worker have in common.
 pub struct Http {

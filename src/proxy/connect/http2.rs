@@ -16,16 +16,19 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::dial;
 use crate::proxy::body::Upload;
-use crate::proxy::pool::{Http2Connection, MAX_STREAMS, Upstream};
+use crate::proxy::pool::{Http2Connection, Upstream};
 use crate::proxy::{Settings, Worker};
 use crate::registry::Failure;
 
-/// Bytes of one answer that may wait for a user who reads slowly. The connection's window holds that of every stream,
-/// so that no user can hold up another's answer.
+/// Bytes of one answer that may wait for a user who reads slowly. This is what bounds a connection: the answers of all its
+/// streams are 32 MiB.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-#[expect(clippy::cast_possible_truncation, reason = "128 of them are 32 MiB")]
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+/// As large as can be, so that no user can hold up another's answer. For that the windows of all streams would do; but h2
+/// counts what it costs to hold a small frame, up to 256 bytes each, and ends a connection at half of its window. One
+/// user who does not read an answer in frames of a few bytes would end the streams of all others. Now it takes sixteen,
+/// with a byte in each frame.
+const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
 /// Bytes of one request that may wait for a dataserver that reads slowly.
 const SEND_BUFFER: usize = 64 * 1024;

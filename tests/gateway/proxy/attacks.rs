@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use super::{gateway_and, silent};
-use crate::support::frames::{Field, Frames, GET, flag, frame, hpack, kind, string};
+use crate::support::frames::{Ended, Field, Frames, GET, flag, frame, hpack, kind, string};
 use crate::support::{Apiserver, Stub, get, read_head, trials};
 
 pub fn trials() -> Vec<Trial> {
@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         http_41_hpack_bomb,
         http_41_settings_and_ping_flood,
         http_41_a_user_who_cancels_now_and_then_is_no_attacker,
+        http_41_a_user_who_sends_small_frames_within_its_windows_is_no_attacker,
     ]
 }
 
@@ -254,4 +255,38 @@ fn http_41_a_user_who_cancels_now_and_then_is_no_attacker() {
             break;
         }
     }
+}
+
+/// As many frames as fit into the window of a stream, in one go.
+fn http_41_a_user_who_sends_small_frames_within_its_windows_is_no_attacker() {
+    let stub = Stub::ok("fine");
+    let gateway = gateway_and(CONFIG, &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, b"");
+    let (mut of_streams, mut of_connection) = (0, 65_535);
+    while of_connection == 65_535 {
+        let frame = frames.read().expect("the connection has ended");
+        match (frame.kind, frame.flags) {
+            (kind::SETTINGS, 0) => {
+                let window = frame.payload.chunks(6).find(|setting| setting[..2] == [0, 4]).unwrap();
+                of_streams = u32::from_be_bytes(window[2..].try_into().unwrap());
+                frames.send(kind::SETTINGS, 1, 0, b"");
+            }
+            (kind::WINDOW_UPDATE, _) => {
+                of_connection += u32::from_be_bytes(frame.payload.try_into().unwrap());
+            }
+            _ => {}
+        }
+    }
+    let count = of_streams.min(of_connection) / 5;
+    assert!(count > 10_000, "the windows are {of_streams} and {of_connection}");
+    let post: [Field<'_>; 4] = [(b":method", b"POST"), GET[1], GET[2], GET[3]];
+    let burst = [
+        frame(kind::HEADERS, flag::END_HEADERS, 1, &hpack(&post)),
+        frame(kind::DATA, 0, 1, b"12345").repeat(count as usize),
+        frame(kind::DATA, flag::END_STREAM, 1, b""),
+    ];
+    frames.stream.write_all(&burst.concat()).unwrap();
+    assert_eq!(frames.end_of(1), Ended::Answered(Some(200)));
+    let sent = (stub.requests()[0].complete, stub.requests()[0].body.len());
+    assert_eq!(sent, (true, 5 * count as usize));
 }

@@ -1,6 +1,6 @@
 //! Connections and streams: how many there are, and what becomes of requests when they end.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,8 +8,12 @@ use h2::Reason;
 use libtest_mimic::Trial;
 
 use super::{gateway_and, gateway_with};
+use crate::support::frames::{Frames, GET, PREFACE, flag, frame as data, kind};
 use crate::support::h2_stub::{Connections, ok};
-use crate::support::{Apiserver, H2Stub, PATIENT, Stub, eventually, exchange, get, post, request, trials};
+use crate::support::{
+    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_body, read_head,
+    request, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
@@ -21,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         an_http1_server_is_no_h2c_one,
         an_upgrade_goes_to_who_can,
         streams_are_bounded,
+        small_frames_that_one_user_does_not_read_end_nobody_elses_stream,
         many_requests_share_few_connections,
         an_idle_connection_is_closed,
         a_dataserver_that_fell_silent_is_found_out_by_a_ping,
@@ -282,6 +287,70 @@ fn streams_are_bounded() {
     gate.add_permits(100);
     assert!(answers.into_iter().all(|answer| answer.join().unwrap() == 200));
     assert_eq!((fifth.join().unwrap(), stub.connections().0), (200, 2));
+}
+
+/// For each frame h2 counts what holding it costs, and ends a connection that costs too much. A connection is many users'.
+fn small_frames_that_one_user_does_not_read_end_nobody_elses_stream() {
+    const SMALL: usize = 100_000;
+    let stub = Stub::raw(|stream| {
+        let mut frames = Frames { stream };
+        if frames.stream.read_exact(&mut [0; PREFACE.len()]).is_err() {
+            return;
+        }
+        frames.send(kind::SETTINGS, 0, 0, b"");
+        let mut asked = Vec::new();
+        while let Some(frame) = frames.read() {
+            match frame.kind {
+                kind::HEADERS => {
+                    frames.send(kind::HEADERS, flag::END_HEADERS, frame.stream, &[0x88]);
+                    asked.push(frame.stream);
+                    if let [_, unread] = asked[..] {
+                        let _ = frames.stream.write_all(&data(kind::DATA, 0, unread, b"xx").repeat(SMALL));
+                        frames.send(kind::PING, 0, 0, b"all came");
+                    }
+                }
+                kind::PING if frame.payload == b"all came" => {
+                    for stream in asked.drain(..).rev() {
+                        frames.send(kind::DATA, flag::END_STREAM, stream, b"the end");
+                    }
+                }
+                kind::SETTINGS | kind::PING if frame.flags == 0 => {
+                    frames.send(
+                        frame.kind,
+                        1,
+                        0,
+                        if frame.kind == kind::PING { &frame.payload } else { b"" },
+                    );
+                }
+                _ => {}
+            }
+        }
+    });
+    let gateway = Apiserver::start(&format!("{PATIENT}gateway: {{workers: 1}}\n"));
+    gateway.announce_h2c(&[stub.addr()]);
+    let mut reads = connect(gateway.listen);
+    reads.write_all(&request("GET /", &[], b"")).unwrap();
+    let mut reads = BufReader::new(reads);
+    let (_, headers) = read_head(&mut reads).unwrap();
+    // This one's window is closed.
+    let mut does_not = Frames::connect(gateway.listen, &[0, 4, 0, 0, 0, 0]);
+    does_not.request(1, &GET, false);
+    let (body, complete) = read_body(&mut reads, &headers, false);
+    assert_eq!((body.escape_ascii().to_string().as_str(), complete), ("the end", true));
+    assert_eq!(stub.connections(), 1);
+    // And it gets all of its answer, once it reads.
+    let window = 1_000_000u32.to_be_bytes();
+    does_not.send(kind::WINDOW_UPDATE, 0, 0, &window);
+    does_not.send(kind::WINDOW_UPDATE, 0, 1, &window);
+    let (mut got, mut ended) = (0, false);
+    while !ended {
+        let frame = does_not.read().expect("the connection has ended");
+        if frame.kind == kind::DATA {
+            got += frame.payload.len();
+            ended = frame.flags & flag::END_STREAM != 0;
+        }
+    }
+    assert_eq!(got, 2 * SMALL + "the end".len());
 }
 
 fn many_requests_share_few_connections() {
