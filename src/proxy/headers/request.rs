@@ -10,8 +10,8 @@ use crate::addr::Networks;
 use crate::message::{Name, RequestHead};
 use crate::proxy::error::Error;
 
-/// Checks a request, whose cookies are joined, and makes it one for a dataserver that speaks HTTP/1.1. Returns what may become of the answer's
-/// trailers.
+/// Checks a request, whose cookies are joined, and makes it one for a dataserver that speaks HTTP/1.1. Returns what may
+/// become of the answer's trailers.
 ///
 /// # Errors
 /// When it must not be forwarded.
