@@ -1,5 +1,6 @@
 //! `apiserver demo`: everything in one process, to be tried out.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,8 @@ pub async fn demo(
     let app = App::bind(config.clone(), Start::default()).await?.reload_from(source);
     if let (Some(nsq), [listen, ..]) = (app.embedded_nsq(), app.listen()) {
         config.nsq.embedded_listen.tcp = nsq.tcp;
-        println!("{}", what_to_try(*listen, &dataservers, &nsq.http, &config.common.server_topic));
+        let try_this = what_to_try(*listen, &dataservers, &nsq.http, &config.common.server_topic);
+        let _ = writeln!(io::stdout(), "{try_this}"); // nobody need read it
     }
     let mut running = tokio::task::JoinSet::new();
     for dataserver in dataservers {
