@@ -19,7 +19,7 @@ use super::body::Uploading;
 use super::connect::Resolved;
 
 pub(super) use http1::Connection as Http1Connection;
-pub(super) use http2::{Connection as Http2Connection, MAX_STREAMS, Slot};
+pub(super) use http2::{Connection as Http2Connection, Slot};
 
 /// Every dataserver that this worker has had to do with, by the id of its entry.
 pub(super) struct Pool {

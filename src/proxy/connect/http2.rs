@@ -26,8 +26,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// As large as can be, so that no user can hold up another's answer. For that the windows of all streams would do; but h2
 /// counts what it costs to hold a small frame, up to 256 bytes each, and ends a connection at half of its window. One
-/// user who does not read an answer in frames of a few bytes would end the streams of all others. Now it takes sixteen,
-/// with a byte in each frame.
+/// user who does not read an answer in frames of a few bytes would end the streams of all others. With this it takes sixteen
+/// such users, and a byte in each frame.
 const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
 /// Bytes of one request that may wait for a dataserver that reads slowly.

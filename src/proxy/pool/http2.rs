@@ -19,7 +19,7 @@ use crate::proxy::connect::{self, Driver, LocalExecutor};
 use crate::registry::Failure;
 
 /// Streams on one connection at most, also where the peer allows more: a lost packet holds all of them up.
-pub(in crate::proxy) const MAX_STREAMS: usize = 128;
+const MAX_STREAMS: usize = 128;
 
 /// Those to one dataserver that may take requests.
 #[derive(Default)]
