@@ -36,6 +36,11 @@ pub(super) fn rewrite(
         if head.headers.count(Name::ContentLength) > 1 {
             return Err(Error::BadRequest("there is more than one Content-Length"));
         }
+        // h2 takes an empty one for 0, and hyper for none.
+        let is_number = |length: &[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+        if !head.headers.get(Name::ContentLength).is_none_or(is_number) {
+            return Err(Error::BadRequest("the Content-Length is malformed"));
+        }
     }
 
     let headers = &mut head.headers;

@@ -11,7 +11,7 @@ use crate::support::frames::{Ended, Field, Frames, flag, hpack, kind};
 use crate::support::{pause, trials};
 
 pub fn trials() -> Vec<Trial> {
-    trials![every_case]
+    trials![every_case, an_empty_length_is_refused_before_its_body_comes]
 }
 
 const METHOD: Field<'static> = (b":method", b"POST");
@@ -202,4 +202,13 @@ fn every_case() {
         cases.len(),
         complaints.join("\n")
     );
+}
+
+/// h2 takes it for 0 and resets the stream at the first byte of the body, which may come late.
+fn an_empty_length_is_refused_before_its_body_comes() {
+    let (gateway, recorder) = gateway();
+    let mut frames = Frames::connect(gateway.listen, b"");
+    frames.request(1, &[METHOD, SCHEME, AUTHORITY, PATH, (b"content-length", b"")], true);
+    assert_eq!(frames.end_of(1), Ended::Answered(Some(400)));
+    assert!(recorder.take().is_empty());
 }
