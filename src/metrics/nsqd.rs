@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{CHANNEL_SHARED, Metrics, NSQD_CONNECTED, NSQD_OFFSET};
+use super::Metrics;
+use super::names::{CHANNEL_SHARED, NSQD_CONNECTED, NSQD_OFFSET};
 
 pub(super) type Nsqds = Mutex<BTreeMap<String, Arc<Mutex<Shown>>>>;
 
