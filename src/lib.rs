@@ -21,7 +21,7 @@
 //! | [`takeover`] | handing sockets and the live set to the gateway that comes next | |
 //! | [`config`], [`metrics`], [`telemetry`], [`shutdown`] | what their names say | |
 //! | [`http1`] | HTTP/1 towards users and dataservers: heads, framing, bodies, connections | |
-//! | [`addr`], [`alarm`], [`current`], [`fetch`], [`file_watch`], [`key`], [`lines`], [`message`], [`presence`], [`problem`], [`protocol`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, what holds at present, one HTTP GET, files that change, a key that two sides share, lines on their way to a log, a request or an answer on its way through, what a dataserver says of itself, one error document, what it speaks, a file that should be small, a certificate and its key | |
+//! | [`addr`], [`alarm`], [`current`], [`fetch`], [`file_watch`], [`key`], [`lines`], [`message`], [`presence`], [`problem`], [`protocol`], [`resolved`], [`small_file`], [`tls`] | leaves that any room may use: an address, a limit on waiting, what holds at present, one HTTP GET, files that change, a key that two sides share, lines on their way to a log, a request or an answer on its way through, what a dataserver says of itself, one error document, what it speaks, what its name leads to, a file that should be small, a certificate and its key | |
 //!
 //! Two kinds of threads: the data plane is one single-threaded runtime per worker, with its own listener, its own
 //! connections to dataservers and nothing shared with another but the snapshot; the control work (NSQ, the sweep, the
@@ -60,6 +60,7 @@ pub mod problem;
 pub mod protocol;
 pub mod proxy;
 pub mod registry;
+pub mod resolved;
 pub mod server;
 pub mod shutdown;
 pub mod small_file;

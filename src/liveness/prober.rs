@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -17,6 +17,7 @@ use crate::config;
 use crate::fetch::{self, FetchError};
 use crate::protocol::Protocol;
 use crate::registry::{Entry, Failure};
+use crate::resolved::Resolved;
 
 /// Shortest time between two looks at all that are watched.
 const LOOK_GAP: Duration = Duration::from_millis(50);
@@ -41,6 +42,8 @@ struct Watched {
     /// When it is to be probed for its silence.
     silent: Option<Instant>,
     is_running: bool,
+    /// A lookup that a probe did not wait for is the next one's.
+    resolved: Arc<Resolved>,
 }
 
 impl Watched {
@@ -107,7 +110,8 @@ impl Prober {
     }
 
     fn watch(&mut self, entry: Arc<Entry>) {
-        self.watched.entry(entry.id()).or_insert(Watched { entry, silent: None, is_running: false });
+        let unwatched = |entry| Watched { entry, silent: None, is_running: false, resolved: Arc::default() };
+        self.watched.entry(entry.id()).or_insert_with(|| unwatched(entry));
     }
 
     /// Probes these for their silence, each once in an interval, and no others for that.
@@ -151,15 +155,16 @@ impl Prober {
             let jitter = interval.mul_f64(rand::rng().random_range(0.9..1.0));
             watched.silent = watched.silent.map(|_| now + jitter);
             let (entry, settings) = (watched.entry.clone(), self.settings.clone());
-            let dialable = self.dialable.clone();
+            let way = Way { resolved: watched.resolved.clone(), dialable: self.dialable.clone() };
             self.running.spawn(async move {
-                let answer = probe(&entry, &settings, &dialable).await;
+                let answer = probe(&entry, &settings, &way).await;
                 (entry, is_newcomer, answer)
             });
         }
     }
 
-    /// Makes the queue anew of all whose probe is due, and forgets those that need none.
+    /// Makes the queue anew of all whose probe is due, and forgets those that need none, unless their name is still being
+    /// looked up: whoever needs one next waits for that.
     fn look(&mut self, now: Instant) {
         let begun = Instant::now();
         let interval = self.settings.interval;
@@ -168,7 +173,7 @@ impl Prober {
             if watched.is_running {
                 return true;
             }
-            let Some(at) = watched.due(interval) else { return false };
+            let Some(at) = watched.due(interval) else { return watched.resolved.is_looking_up() };
             if at <= now {
                 let is_newcomer = watched.entry.is_on_probation();
                 let turn = if is_newcomer { Turn::Newcomer(*id) } else { Turn::Known(Reverse(at)) };
@@ -200,16 +205,37 @@ impl Prober {
     }
 }
 
-async fn probe(entry: &Entry, settings: &config::Probe, dialable: &Dialable) -> Answer {
+/// Where a dataserver is to be found.
+struct Way {
+    resolved: Arc<Resolved>,
+    dialable: Dialable,
+}
+
+impl Way {
+    async fn targets(&self, addr: &Addr) -> Result<Vec<SocketAddr>, Answer> {
+        let mut targets = match addr.socket_addr() {
+            Some(target) => vec![target],
+            // Where its name leads by now, or it would be asked at a place that it has left.
+            None => match self.resolved.targets(addr, Duration::ZERO).await {
+                Ok(targets) => targets.to_vec(),
+                Err(error) => return Err(Answer::Failed(error.to_string())),
+            },
+        };
+        targets.retain(|target| self.dialable.permits(*target));
+        Ok(targets)
+    }
+}
+
+async fn probe(entry: &Entry, settings: &config::Probe, way: &Way) -> Answer {
     let within = settings.timeout;
     let too_slow = || Answer::Failed(format!("no answer within {}", humantime::format_duration(within)));
     // A gRPC server has no paths: a connection is enough.
     let path = settings.path.as_deref().filter(|_| entry.protocol() == Protocol::Http1);
     if let Some(path) = path {
-        let asked = timeout(within, ask(entry.addr(), path, within, dialable)).await;
+        let asked = timeout(within, ask(entry.addr(), path, within, way)).await;
         return asked.unwrap_or_else(|_| too_slow());
     }
-    match timeout(within, connect(entry.addr(), dialable)).await {
+    match timeout(within, connect(entry.addr(), way)).await {
         // Of whom nothing is known but its silence, taking a connection is enough: a large set is asked quickly.
         Ok(Ok(stream)) if entry.breaks_connections() => stays_open(&stream, settings.hold).await,
         Ok(Ok(_)) => Answer::Passed,
@@ -218,9 +244,9 @@ async fn probe(entry: &Entry, settings: &config::Probe, dialable: &Dialable) -> 
     }
 }
 
-async fn connect(addr: &Addr, dialable: &Dialable) -> Result<TcpStream, Answer> {
+async fn connect(addr: &Addr, way: &Way) -> Result<TcpStream, Answer> {
     let mut answer = nowhere();
-    for target in targets(addr, dialable).await? {
+    for target in way.targets(addr).await? {
         match TcpStream::connect(target).await {
             Ok(stream) => return Ok(stream),
             Err(error) => answer = not_connected(&error),
@@ -239,8 +265,8 @@ async fn stays_open(stream: &TcpStream, hold: Duration) -> Answer {
     }
 }
 
-async fn ask(addr: &Addr, path: &str, within: Duration, dialable: &Dialable) -> Answer {
-    let targets = match targets(addr, dialable).await {
+async fn ask(addr: &Addr, path: &str, within: Duration, way: &Way) -> Answer {
+    let targets = match way.targets(addr).await {
         Ok(targets) => targets,
         Err(answer) => return answer,
     };
@@ -254,18 +280,6 @@ async fn ask(addr: &Addr, path: &str, within: Duration, dialable: &Dialable) -> 
         };
     }
     answer
-}
-
-async fn targets(addr: &Addr, dialable: &Dialable) -> Result<Vec<SocketAddr>, Answer> {
-    let mut targets = match addr.socket_addr() {
-        Some(target) => vec![target],
-        None => match lookup_host(addr.as_str()).await {
-            Ok(targets) => targets.collect(),
-            Err(error) => return Err(Answer::Failed(error.to_string())),
-        },
-    };
-    targets.retain(|target| dialable.permits(*target));
-    Ok(targets)
 }
 
 fn nowhere() -> Answer {
@@ -319,6 +333,32 @@ mod tests {
         asked.sort_unstable();
         asked.dedup();
         assert_eq!(asked.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_being_looked_up_is_not_looked_up_again_by_the_next_probe() {
+        let (mut prober, entries) = refusing(1, 0, 10 * MILLI);
+        prober.watch_doubtful(entries[0].clone());
+        let resolved = prober.watched[&entries[0].id()].resolved.clone();
+        let (answer, answers) = std::sync::mpsc::channel::<()>();
+        let hanging = resolved.resolve(Duration::ZERO, move || {
+            let _ = answers.recv();
+            Ok(Vec::new())
+        });
+        assert!(timeout(5 * MILLI, hanging).await.is_err(), "the name server hangs");
+        // The probe fails, and there is no need for another before a heartbeat.
+        entries[0].probed(Err("no answer".to_owned()), Instant::now());
+        prober.look(Instant::now());
+        prober.watch_doubtful(entries[0].clone());
+        assert!(Arc::ptr_eq(&resolved, &prober.watched[&entries[0].id()].resolved));
+        // With its end it is forgotten.
+        answer.send(()).unwrap();
+        let begun = Instant::now();
+        while !prober.watched.is_empty() && begun.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(MILLI).await;
+            prober.look(Instant::now());
+        }
+        assert!(prober.watched.is_empty());
     }
 
     #[tokio::test]

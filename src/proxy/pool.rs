@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use crate::addr::Addr;
 use crate::http1::Upgraded;
 use crate::registry::{Entry, Failure, Shard};
+use crate::resolved::Resolved;
 
 use super::body::Uploading;
-use super::connect::Resolved;
 
 pub(super) use http1::Connection as Http1Connection;
 pub(super) use http2::{Connection as Http2Connection, Slot};
