@@ -141,7 +141,7 @@ fn a_line_tells_why_there_was_no_answer_or_not_all_of_it() {
         } else if path.starts_with("GET /long") {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n1234");
             let _ = stream.read(&mut head);
-        } else if path.starts_with("GET /hang") {
+        } else if path.contains(" /hang ") {
             let _ = stream.read(&mut head);
         }
     });
@@ -186,6 +186,11 @@ fn a_line_tells_why_there_was_no_answer_or_not_all_of_it() {
     let line = logged.last(5);
     assert_eq!(of(&line), failed(400, "http_request_error", None));
     assert_eq!((&line["detail"], &line["host"]), (&json!("there is no Host"), &Value::Null));
+
+    // The gateway's word is not the dataserver's, who has said nothing.
+    let malformed = b"POST /hang HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n";
+    assert_eq!(exchange(logged.to(), malformed).status, 400);
+    assert_eq!(of(&logged.last(6)), failed(400, "http_request_error", None));
 }
 
 fn a_tunnel_has_its_line_when_it_ends() {

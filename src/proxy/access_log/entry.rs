@@ -148,8 +148,10 @@ impl Answering {
     pub(super) fn new(entry: Rc<Entry>, status: StatusCode) -> Self {
         entry.first_byte.set(Some(entry.begun.elapsed()));
         entry.status.set(status.as_u16());
-        // Whoever has failed was told of already.
-        entry.end_try(Ok(status.as_u16()));
+        // The gateway's own answer is nobody else's.
+        if entry.why.borrow().is_none() {
+            entry.end_try(Ok(status.as_u16()));
+        }
         let is_whole = ends_with_head(entry.method == Method::HEAD, status);
         Self { entry, is_whole }
     }
