@@ -154,6 +154,10 @@ impl<IO: Io> Client<IO> {
             }
         });
         match head.await {
+            Ok(head) if !is_sent && head.parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+                shared.keep_alive.set(false);
+                Err(Failed { error: Error::Malformed(Malformed::Switch), unsent: None })
+            }
             Ok(head) => {
                 shared.begin_answer(&head);
                 if !is_sent && hold.is_some() {

@@ -150,9 +150,10 @@ fn run<IO: Io, B: Body<Data = Bytes> + Unpin, C: Future<Output = Response<B>>>(
                     transport.switch();
                     return None;
                 }
-                Ended::Answered if transport.is_all_read() => break Ending::Close,
-                Ended::Answered => break Ending::Linger,
-                Ended::Left | Ended::Broken { visible: true } => break Ending::Close,
+                Ended::Answered { users_last: true } if transport.is_all_read() => break Ending::Close,
+                // More may be on its way, or wait in the kernel.
+                Ended::Answered { .. } | Ended::Broken { visible: true } => break Ending::Linger,
+                Ended::Left => break Ending::Close,
                 Ended::Broken { visible: false } => break Ending::Reset,
             }
         };
@@ -210,8 +211,8 @@ enum Ended {
     KeptAlive,
     /// The answer was 101.
     Switched,
-    /// It was answered, and the connection is not to be used again.
-    Answered,
+    /// It was answered, and the connection is not to be used again; whether its user has said that it was the last.
+    Answered { users_last: bool },
     /// The user has left, or cannot be written to.
     Left,
     /// The answer broke off; whether its user can see that from what it got.
@@ -228,6 +229,7 @@ async fn exchange<IO: Io, B: Body<Data = Bytes> + Unpin>(
         Poll::Pending => transport.poll_left(cx).map(|()| None),
     };
     let Some((parts, mut body)) = poll_fn(answered).await else { return Ended::Left };
+    let users_last = !asked.keep_alive;
     asked.keep_alive &= transport.may_stay();
     transport.unwaited.set(parts.extensions.get::<Unwaited>().is_some());
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
@@ -240,7 +242,7 @@ async fn exchange<IO: Io, B: Body<Data = Bytes> + Unpin>(
     match poll_fn(|cx| outgoing.poll_write(transport, Pin::new(&mut body), cx)).await {
         Ok(()) if status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
         Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
-        Ok(()) => Ended::Answered,
+        Ok(()) => Ended::Answered { users_last },
         Err(Stopped::Left) => Ended::Left,
         Err(Stopped::Broken) => {
             // HTTP/1.0 has no last chunk to miss, and its programs do not count bytes.

@@ -181,10 +181,10 @@ impl Output {
         while !(self.front.is_empty() && self.takes_data()) {
             let front = self.front.get(self.front_written..).unwrap_or_default();
             let written = if self.takes_data() {
-                ready!(wire.poll_io(|io| io.poll_write(cx, front)))?
+                ready!(wire.poll_write(|io| io.poll_write(cx, front)))?
             } else {
                 let slices = [IoSlice::new(front), IoSlice::new(&self.data), IoSlice::new(self.end)];
-                ready!(wire.poll_io(|io| io.poll_write_vectored(cx, &slices)))?
+                ready!(wire.poll_write(|io| io.poll_write_vectored(cx, &slices)))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -193,7 +193,7 @@ impl Output {
             self.unflushed = true;
             self.begun = true;
         }
-        ready!(wire.poll_io(|io| io.poll_flush(cx)))?;
+        ready!(wire.poll_write(|io| io.poll_flush(cx)))?;
         self.unflushed = false;
         Poll::Ready(Ok(()))
     }

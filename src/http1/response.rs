@@ -23,6 +23,9 @@ pub enum Malformed {
     /// It came before the request went out.
     #[error("it said something that nobody asked for")]
     Unasked,
+    /// It switches protocols in the middle of the request, which is not of the new one (RFC 9110 §7.8).
+    #[error("it switched protocols before the request was out")]
+    Switch,
     /// More interim answers than anybody has a use for.
     #[error("there is no end of interim answers")]
     Interim,

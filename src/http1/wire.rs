@@ -97,11 +97,13 @@ pub(super) struct Wire<IO> {
     /// Of the message that was read last.
     pub(super) body: Decoder,
     ahead: Ahead,
+    /// What a write was told of the connection's failure: a socket tells it once, and then that nothing more comes.
+    failed: Option<io::ErrorKind>,
 }
 
 impl<IO: Io> Wire<IO> {
     pub(super) fn new(io: IO, unread: BytesMut, ahead: Ahead) -> Self {
-        Self { io: Some(io), unread, body: Decoder::Known(0), ahead }
+        Self { io: Some(io), unread, body: Decoder::Known(0), ahead, failed: None }
     }
 
     pub(super) fn poll_io<T>(
@@ -111,6 +113,27 @@ impl<IO: Io> Wire<IO> {
         match &mut self.io {
             Some(io) => poll(Pin::new(io)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Writes by `poll`.
+    pub(super) fn poll_write<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut IO>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let written = self.poll_io(poll);
+        if let Poll::Ready(Err(error)) = &written {
+            // That the other side takes no more says nothing of what it has sent.
+            self.failed = Some(error.kind()).filter(|kind| *kind != io::ErrorKind::BrokenPipe);
+        }
+        written
+    }
+
+    /// Reads into `buf`; the number of bytes, 0 at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut impl BufMut) -> Poll<io::Result<usize>> {
+        match (ready!(self.poll_io(|io| poll_read_buf(io, cx, buf)))?, self.failed) {
+            (0, Some(failed)) => Poll::Ready(Err(failed.into())),
+            (read, _) => Poll::Ready(Ok(read)),
         }
     }
 
@@ -184,7 +207,7 @@ impl<IO: Io> Wire<IO> {
             Ahead::Little => HEAD_READ,
         };
         let mut bytes = scratch.room();
-        let read = ready!(self.poll_io(|io| poll_read_buf(io, cx, &mut (&mut *bytes).limit(most))))?;
+        let read = ready!(self.poll_read(cx, &mut (&mut *bytes).limit(most)))?;
         if !self.unread.is_empty() {
             self.unread.extend_from_slice(&bytes);
             return Poll::Ready(Ok(read));
@@ -230,7 +253,7 @@ impl<IO: Io> Wire<IO> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let mut bytes = scratch.room();
-        let read = ready!(self.poll_io(|io| poll_read_buf(io, cx, &mut *bytes)))?;
+        let read = ready!(self.poll_read(cx, &mut *bytes))?;
         let read_bytes = bytes.split();
         if self.unread.is_empty() {
             self.unread = read_bytes;

@@ -3,14 +3,17 @@
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use socket2::SockRef;
 
 use super::{assert_problem, begin, errors, gateway_and};
 use crate::support::frames::{Ended, Frames, GET};
 use crate::support::{
-    Apiserver, Reply, Stub, eventually, exchange, get, pause, post, read_head, read_reply, request, trials,
+    Apiserver, Reply, Stub, connect, eventually, exchange, get, pause, post, read_head, read_reply, request,
+    trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -26,6 +29,8 @@ pub fn trials() -> Vec<Trial> {
         http_35_an_answer_that_breaks_off_is_visibly_broken,
         http_35_an_http10_user_sees_a_reset_and_no_end,
         http_35_an_http2_user_sees_a_reset_of_the_stream,
+        http_35_a_reset_that_an_upload_meets_is_no_end_of_an_answer,
+        http_35_an_answer_is_whole_though_the_one_behind_it_breaks_off,
         http_36_what_follows_an_answer_is_dropped_with_its_connection,
         http_36_a_body_that_cannot_be_is_dropped_with_its_connection,
         http_37_an_early_answer_reaches_a_user_who_still_sends,
@@ -233,6 +238,68 @@ fn http_35_an_http10_user_sees_a_reset_and_no_end() {
             assert!(reset || has_length, "an end as if it were whole: {got}");
         }
     }
+}
+
+/// The kernel tells once that a connection was reset, and it is the upload that is told; after that there is nothing more to
+/// read, as at the end of an answer.
+fn http_35_a_reset_that_an_upload_meets_is_no_end_of_an_answer() {
+    let (reset, was_reset) = mpsc::channel();
+    let stub = Stub::raw(move |stream| {
+        let mut reader = BufReader::new(&stream);
+        let _ = read_head(&mut reader);
+        let _ = reader.read_exact(&mut [0; 100]);
+        // More than the gateway takes while its user reads nothing.
+        stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        let more = vec![b'a'; 65536];
+        while (&stream).write_all(&more).is_ok() {}
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        let _ = reset.send(());
+    });
+    let gateway = gateway_and("", &[&stub]);
+    let half = [b'u'; 100];
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200\r\n\r\n";
+    let mut user = begin(gateway.listen, &[&head[..], &half].concat());
+    was_reset.recv_timeout(Duration::from_secs(20)).unwrap();
+    user.write_all(&half).unwrap();
+    pause(Duration::from_millis(300)); // for the upload to be the first to know
+    let mut got = Vec::new();
+    let _ = user.read_to_end(&mut got);
+    assert!(got.starts_with(b"HTTP/1.1 200 OK\r\n") && got.len() > 65536);
+    assert!(!got.ends_with(b"\r\n0\r\n\r\n"), "an end as if it were whole, after {} bytes", got.len());
+    eventually("the failure to be counted", || (errors(&gateway, &stub, "body") > 0.0).then_some(()));
+}
+
+/// A user who reads slowly has asked for more by the time that its connection has to end.
+fn http_35_an_answer_is_whole_though_the_one_behind_it_breaks_off() {
+    let whole = 300_000;
+    let stub = Stub::raw(move |stream| {
+        let mut reader = BufReader::new(&stream);
+        while let Some((first, _)) = read_head(&mut reader) {
+            let (length, sent) = if first.starts_with("GET /whole") { (whole, whole) } else { (100, 4) };
+            let _ = (&stream)
+                .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+            let _ = (&stream).write_all(&vec![b'a'; sent]);
+            if sent < length {
+                return;
+            }
+        }
+    });
+    let gateway = gateway_and("", &[&stub]);
+    let user = connect(gateway.listen);
+    SockRef::from(&user).set_recv_buffer_size(8 * 1024).unwrap();
+    for path in ["GET /whole", "GET /broken", "POST /more"] {
+        let body = if path.starts_with("POST") { vec![b'u'; 60_000] } else { Vec::new() };
+        (&user).write_all(&request(path, &[], &body)).unwrap();
+    }
+    eventually("the second to break off", || (errors(&gateway, &stub, "body") > 0.0).then_some(()));
+    pause(Duration::from_millis(200)); // for the end of its connection
+    let mut reader = BufReader::new(&user);
+    let reply = read_reply(&mut reader, false).unwrap();
+    assert_eq!((reply.body.len(), reply.complete), (whole, true));
+    let reply = read_reply(&mut reader, false).unwrap();
+    assert_eq!((reply.body.len(), reply.complete), (4, false));
 }
 
 fn http_35_an_http2_user_sees_a_reset_of_the_stream() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use socket2::SockRef;
 
 use super::leaving::{HALF, Waiting};
 use super::{gateway_and, is_over, silent, slow, wait_for_in_flight};
@@ -24,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         http_50_the_deadline_holds_with_a_stream_that_is_stuck,
         http_50_whoever_has_asked_nothing_for_a_while_may_ask_once_more,
         http_50_who_has_just_been_answered_may_ask_once_more,
+        http_50_who_asks_once_more_than_it_may_has_its_last_answer_whole,
         http_50_who_waits_for_a_place_is_served,
         http_50_every_connection_that_came_into_being_is_answered,
         http_50_a_stream_that_crosses_the_goaway_is_answered,
@@ -55,6 +57,30 @@ fn http_50_timeouts_drain_lets_requests_end_and_cuts_off_those_that_do_not() {
     assert_eq!(gateway.process.wait().code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(gateway.process.output().contains("cut off"), "{}", gateway.process.output());
+}
+
+/// Its request meets a connection that is about to close, with an answer that it has not read yet.
+fn http_50_who_asks_once_more_than_it_may_has_its_last_answer_whole() {
+    let whole = 300_000;
+    let stub = Stub::answering(move |_| {
+        pause(Duration::from_millis(500));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {whole}\r\n\r\n");
+        [head.as_bytes(), &vec![b'a'; whole]].concat()
+    });
+    let mut gateway = gateway_and("", &[&stub]);
+    let user = connect(gateway.listen);
+    SockRef::from(&user).set_recv_buffer_size(8 * 1024).unwrap();
+    (&user).write_all(&request("GET /", &[], b"")).unwrap();
+    wait_for_in_flight(&gateway, 1);
+    gateway.process.signal("TERM");
+    user.peek(&mut [0; 1]).unwrap();
+    pause(Duration::from_millis(200)); // for the rest of it
+    (&user).write_all(&request("GET /", &[], b"")).unwrap();
+    pause(Duration::from_millis(200)); // for that to arrive
+    let reply = read_reply(&mut BufReader::new(&user), false).unwrap();
+    assert_eq!((reply.body.len(), reply.complete, reply.header("connection")), (whole, true, Some("close")));
+    drop(user);
+    assert_eq!(gateway.process.wait().code(), Some(0));
 }
 
 fn http_50_a_kept_connection_is_told_to_close_when_the_gateway_drains() {

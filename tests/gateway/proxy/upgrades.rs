@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use super::gateway_and;
+use super::{assert_problem, begin, gateway_and};
 use crate::support::{
     Apiserver, PATIENT, Stub, eventually, exchange, get, pause, read_head, read_reply, request, trials,
 };
@@ -16,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
         http_28_an_upgrade_makes_a_tunnel_both_ways,
         http_28_an_upgrade_that_is_declined_is_an_answer_like_any_other,
         http_28_a_switch_of_protocols_that_nobody_asked_for_is_502,
+        http_28_a_switch_in_the_middle_of_a_request_is_502,
         http_46_a_tunnel_may_be_silent_for_longer_than_an_answer,
         http_46_a_tunnels_user_may_pause_for_longer_than_an_answers,
         timeouts_idle_tunnel_ends_a_tunnel,
@@ -102,6 +103,21 @@ fn http_28_a_switch_of_protocols_that_nobody_asked_for_is_502() {
     let reply =
         exchange(gateway.listen, &request("GET /", &[("upgrade", "x"), ("connection", "close")], b""));
     assert_eq!(reply.status, 502);
+}
+
+/// What is still to come of the request is not of the other protocol.
+fn http_28_a_switch_in_the_middle_of_a_request_is_502() {
+    let stub = Stub::raw(|stream| {
+        let _ = read_head(&mut BufReader::new(&stream));
+        let _ = (&stream)
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n");
+        let _ = (&stream).read(&mut [0; 1]);
+    });
+    let gateway = gateway_and("", &[&stub]);
+    let head =
+        b"POST / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\nconnection: upgrade\r\ncontent-length: 10\r\n\r\nhalf ";
+    let user = begin(gateway.listen, head);
+    assert_problem(&read_reply(&mut BufReader::new(&user), false).unwrap(), 502, "http_protocol_error");
 }
 
 fn timeouts_idle_tunnel_ends_a_tunnel() {
