@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -210,13 +211,12 @@ impl Http {
                 drain.watch(pending(), connection, end, limit).await.flatten()
             };
             let Some((mut stream, ending)) = ended else { return };
-            let (linger_time, linger_bytes) = {
-                let now = self.now.get();
-                (now.settings.timeouts.linger, now.settings.limits.linger_bytes)
-            };
             match ending {
-                Ending::Close => close(&mut stream, linger_time).await,
-                Ending::Linger => linger(&mut stream, linger_time, linger_bytes).await,
+                Ending::Close => {
+                    let limit = self.now.get().settings.timeouts.linger;
+                    close(&mut stream, limit).await;
+                }
+                Ending::Linger => self.linger(&mut stream).await,
                 Ending::Reset => stream.socket().reset_when_closed(),
                 Ending::Other(seen) => {
                     open.speaks(Protocol::Http2);
@@ -225,6 +225,14 @@ impl Http {
                 }
             }
         }
+    }
+
+    async fn linger(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+        let (time, bytes) = {
+            let now = self.now.get();
+            (now.settings.timeouts.linger, now.settings.limits.linger_bytes)
+        };
+        linger(stream, time, bytes).await;
     }
 
     fn http1_connection<T, S>(
@@ -278,8 +286,8 @@ impl Http {
     {
         let now = self.now.get();
         let streams = Streams::new(self.terms.clone());
-        stream.stream().socket().note_moves(streams.moved());
-        let is_still = stream.is_still();
+        stream.note_moves(streams.moved());
+        let (is_still, mut rest) = (stream.is_still(), stream.other_handle());
         let service = Adapter::new(service, streams.clone(), self.executor.clone());
         let mut connection = pin!(now.http2.serve_connection(TokioIo::new(stream), service));
         drop(now);
@@ -299,9 +307,14 @@ impl Http {
         tokio::select! {
             ended = drain.watch(streams.idle(1), connection.as_mut(), end, limit) => {
                 match ended {
-                    Some(Err(error)) if breaks_rules(&error) => self.refuse(Refused::Http2, &error),
+                    Some(Err(error)) if breaks_rules(&error) => {
+                        self.refuse(Refused::Http2, &error);
+                        self.linger(&mut rest).await;
+                    }
                     Some(Err(error)) => tracing::debug!(%error, "a user's connection ended with an error"),
-                    Some(Ok(())) | None => {}
+                    // All is written and maybe not yet read, and a user goes on to say what it has room for.
+                    Some(Ok(())) => self.linger(&mut rest).await,
+                    None => {}
                 }
             }
             // Asked to end, hyper waits for a user that does not read.

@@ -2,7 +2,7 @@
 //! were read to tell HTTP/2 from HTTP/1.
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -82,7 +82,11 @@ pub(super) async fn close<S: Stream>(stream: &mut S, limit: Duration) {
 
 /// Closes after what the user still sends was read and dropped, for `limit` or `bytes`: closed before, the kernel
 /// would answer it with a reset, and the user might lose the answer that it has not read yet.
-pub(super) async fn linger(stream: &mut impl Stream, limit: Duration, bytes: usize) {
+pub(super) async fn linger(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    limit: Duration,
+    bytes: usize,
+) {
     let drop_the_rest = async {
         stream.shutdown().await?;
         let mut left = bytes;
@@ -219,9 +223,10 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// HTTP/2 from a user, on a socket or on what was encrypted on one.
+/// HTTP/2 from a user, on a socket or on what was encrypted on one. hyper closes what it is given as soon as it has written
+/// all, so that it is given one of two handles.
 pub(super) struct Downstream<S> {
-    stream: S,
+    stream: Rc<RefCell<S>>,
     /// The first bytes, which were read to see what is spoken and are yet to be read again.
     seen: BytesMut,
     /// Taken back when the user says something, or has to be waited for with what is written.
@@ -231,7 +236,12 @@ pub(super) struct Downstream<S> {
 impl<S> Downstream<S> {
     /// Of which these bytes were read.
     pub(super) fn new(stream: S, seen: BytesMut) -> Self {
-        Self { stream, seen, is_still: Rc::default() }
+        Self { stream: Rc::new(RefCell::new(stream)), seen, is_still: Rc::default() }
+    }
+
+    /// For when HTTP/2 has ended.
+    pub(super) fn other_handle(&self) -> Self {
+        Self { stream: self.stream.clone(), seen: BytesMut::new(), is_still: self.is_still.clone() }
     }
 
     /// Whether nothing has moved since it was last set.
@@ -246,9 +256,12 @@ impl<S> Downstream<S> {
         written
     }
 
-    /// What is spoken on.
-    pub(super) fn stream(&self) -> &S {
-        &self.stream
+    /// As [`Socket::note_moves`].
+    pub(super) fn note_moves(&self, moved: Rc<Cell<Instant>>)
+    where
+        S: Stream,
+    {
+        self.stream.borrow().socket().note_moves(moved);
     }
 }
 
@@ -260,7 +273,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Downstream<S> {
     ) -> Poll<io::Result<()>> {
         if self.seen.is_empty() {
             let before = buf.filled().len();
-            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+            let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
             if buf.filled().len() > before {
                 self.is_still.set(false);
             }
@@ -277,31 +290,31 @@ impl<S: AsyncRead + Unpin> AsyncRead for Downstream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Downstream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf);
         self.note_wait(written)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, bufs);
         self.note_wait(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.borrow().is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx); // TLS holds bytes back
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx); // TLS holds bytes back
         self.note_wait(flushed)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
     }
 }
 

@@ -32,6 +32,7 @@ pub fn trials() -> Vec<Trial> {
         http_50_a_user_of_http2_who_is_gone_holds_nothing_up,
         http_50_a_stream_that_comes_late_is_answered_whatever_its_user_says,
         http_50_the_rest_of_an_http2_answer_comes_when_its_user_has_room,
+        http_50_an_http2_answer_is_whole_though_its_user_has_said_more,
         timeouts_lame_duck_serves_on_and_is_not_ready,
     ]
 }
@@ -367,6 +368,44 @@ fn http_50_the_rest_of_an_http2_answer_comes_when_its_user_has_room() {
     pause(Duration::from_millis(1500));
     frames.send(kind::WINDOW_UPDATE, 0, 1, &10_000u32.to_be_bytes());
     read(&mut frames, &|got, _| got == 1000);
+    assert_eq!(gateway.process.wait().code(), Some(0));
+}
+
+/// It makes room for more than there is, which arrives when the gateway has sent everything.
+fn http_50_an_http2_answer_is_whole_though_its_user_has_said_more() {
+    let whole = 300_000;
+    let stub = Stub::answering(move |_| {
+        pause(Duration::from_millis(500));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {whole}\r\n\r\n");
+        [head.as_bytes(), &vec![b'a'; whole]].concat()
+    });
+    let mut gateway = gateway_and("", &[&stub]);
+    let mut frames = Frames::connect(gateway.listen, &[0, 4, 0, 15, 0, 0]);
+    SockRef::from(&frames.stream).set_recv_buffer_size(8 * 1024).unwrap();
+    frames.send(kind::WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes());
+    frames.request(1, &GET, false);
+    wait_for_in_flight(&gateway, 1);
+    gateway.process.signal("TERM");
+    let mut got = 0;
+    let mut read = |frames: &mut Frames, kind: u8| {
+        while let Some(frame) = frames.read() {
+            if frame.kind == kind::DATA {
+                got += frame.payload.len();
+            } else if frame.kind == kind::PING && frame.flags == 0 {
+                frames.send(kind::PING, 1, 0, &frame.payload);
+            }
+            if frame.kind == kind {
+                return got;
+            }
+        }
+        got
+    };
+    read(&mut frames, kind::DATA);
+    pause(Duration::from_millis(200)); // for the rest of it
+    frames.send(kind::WINDOW_UPDATE, 0, 0, &100_000u32.to_be_bytes());
+    pause(Duration::from_millis(200)); // for that to arrive
+    assert_eq!(read(&mut frames, u8::MAX), whole);
+    drop(frames);
     assert_eq!(gateway.process.wait().code(), Some(0));
 }
 
