@@ -25,10 +25,22 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// A part may hold on to much more memory than its bytes.
 const KEPT_PARTS: usize = 16;
 
+/// Bytes that a dataserver has room for before it reads any: as many as a frame may hold. Whoever asks for frames has room for
+/// one, and what fits in it is not worth a second.
+const ROOM: usize = 16 * 1024;
+
 /// The body as hyper reads it.
 pub(in crate::proxy) struct Upload {
     shared: Rc<Shared>,
     pieces: Pieces,
+    /// The last byte of what was read, once the others were handed on.
+    ///
+    /// hyper hands a piece to h2 when there is room for one byte of it, and after it the end, for which it waits for no
+    /// room. h2 then has all of the body and lets nobody take it back: where the dataserver answers and never reads the rest, the
+    /// stream would stay open on a connection that many share. Behind a byte of its own the end comes when there was room
+    /// for all before it, so that an upload that does not fit is never at its end, and can be reset.
+    last_byte: Bytes,
+    handed_on: usize,
     /// The stream is in use for as long as its body is.
     slot: Rc<Slot>,
 }
@@ -87,7 +99,28 @@ impl Upload {
             failure: Cell::new(None),
             sending: Sending::default(),
         });
-        (Self { shared: shared.clone(), pieces: Pieces::default(), slot }, UploadHandle { shared, progress })
+        let upload = Self {
+            shared: shared.clone(),
+            pieces: Pieces::default(),
+            last_byte: Bytes::new(),
+            handed_on: 0,
+            slot,
+        };
+        (upload, UploadHandle { shared, progress })
+    }
+
+    /// What is left of what was read.
+    fn next_piece(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.next().unwrap_or_else(|| std::mem::take(&mut self.last_byte));
+        (!piece.is_empty()).then(|| self.hand_on(piece))
+    }
+
+    fn hand_on(&mut self, mut piece: Bytes) -> Bytes {
+        self.handed_on = self.handed_on.saturating_add(piece.len());
+        if self.handed_on > ROOM && self.pieces.is_empty() && piece.len() > 1 {
+            self.last_byte = piece.split_off(piece.len() - 1);
+        }
+        piece
     }
 }
 
@@ -140,10 +173,11 @@ impl http_body::Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { shared, pieces, .. } = &mut *self;
+        let this = &mut *self;
+        let shared = this.shared.clone();
         let mut body = shared.body.borrow_mut();
         let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(TakenBack.into()))) };
-        if let Some(piece) = pieces.next() {
+        if let Some(piece) = this.next_piece() {
             body.moves();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -156,11 +190,18 @@ impl http_body::Body for Upload {
             }
             None => {}
         }
-        Poll::Ready(frame.map(|frame| frame.map(|frame| pieces.first_of(frame))))
+        Poll::Ready(frame.map(|frame| {
+            Ok(match this.pieces.first_of(frame?).into_data() {
+                Ok(piece) => Frame::data(this.hand_on(piece)),
+                Err(trailers) => trailers,
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.shared.body.borrow().as_ref().is_none_or(RequestBody::is_end_stream)
+        self.pieces.is_empty()
+            && self.last_byte.is_empty()
+            && self.shared.body.borrow().as_ref().is_none_or(RequestBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use libtest_mimic::Trial;
 
-use super::gateway_and;
+use super::{gateway_and, gateway_with};
 use crate::support::h2_stub::{Connections, take};
 use crate::support::{
     Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_reply, request, trials,
@@ -31,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         http_35_a_reset_after_the_head_is_never_an_end,
         http_49_the_user_goes_and_the_stream_is_reset,
         http_49_uploads_that_a_dataserver_answers_early_hold_no_streams,
+        http_49_nor_do_those_of_which_all_but_the_end_had_room,
         http_16_an_upload_cut_short_is_never_whole,
         an_upload_of_known_length_arrives,
     ]
@@ -373,6 +374,29 @@ fn http_49_uploads_that_a_dataserver_answers_early_hold_no_streams() {
         assert_eq!(reply.status, 200, "{n}: {}", reply.text());
     }
     assert_eq!(stub.connections().0, 1);
+}
+
+fn http_49_nor_do_those_of_which_all_but_the_end_had_room() {
+    const ROOM: usize = 65_535;
+    let stub = H2Stub::raw(Connections::default(), |request, mut respond| {
+        Box::pin(async move {
+            let (mut upload, mut got) = (request.into_body(), 0);
+            while got < ROOM {
+                let Some(Ok(part)) = upload.data().await else { return };
+                got += part.len();
+            }
+            let _ = respond.send_response(Response::new(()), true);
+            // Nothing more comes but a reset.
+            while let Some(Ok(_)) = upload.data().await {}
+        })
+    });
+    let config = "limits: {h2c_connections: 1}\ngateway: {workers: 1}\ntimeouts: {response_head: 2s}\n";
+    let gateway = gateway_with(config, &stub);
+    for n in 0..20 {
+        // Most likely the last piece is larger than what there is no room for.
+        let reply = post(gateway.listen, "/", &vec![b'x'; ROOM + 5]);
+        assert_eq!(reply.status, 200, "{n}: {}", reply.text());
+    }
 }
 
 /// A stub that answers at once, with or without the end of the answer, then takes the upload and tells whether it was whole.
