@@ -208,7 +208,7 @@ impl http_body::Body for Upload {
         // hyper asks this once, when it begins the stream. If the body does not go out at once, its task is what hyper
         // makes next.
         let sending = (!self.is_end_stream()).then(|| self.shared.sending.clone());
-        self.slot.executor().comes_next(sending);
+        self.slot.executor().begins(sending);
         self.shared.body.borrow().as_ref().map_or_else(SizeHint::new, RequestBody::size_hint)
     }
 }

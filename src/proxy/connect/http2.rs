@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::dial;
+use crate::addr::Addr;
 use crate::proxy::body::Upload;
 use crate::proxy::pool::{Http2Connection, Upstream};
 use crate::proxy::{Settings, Worker};
@@ -54,24 +55,55 @@ impl Terms {
 }
 
 /// A connection's other end, driven by a task of its own and asked by whoever wants a stream.
+///
+/// hyper has two tasks for it: one takes requests, the other has the socket. Here one runs both, for their order: a request that
+/// found a stream goes out before anything more is read. Were a lower limit of streams read in between, h2 would hold the
+/// request back until another stream ends, without a word.
 pub(in crate::proxy) struct Driver {
-    connection: RefCell<Option<Connection<TokioIo<Heard>, Upload, LocalExecutor>>>,
+    requests: RefCell<Option<Connection<TokioIo<Heard>, Upload, LocalExecutor>>>,
+    executor: LocalExecutor,
+    hearing: Rc<Hearing>,
 }
 
 impl Driver {
     /// Streams that the peer allows at once: none before its SETTINGS have come, and none after the end.
     pub(in crate::proxy) fn max_streams(&self) -> usize {
-        self.connection.borrow().as_ref().map_or(0, Connection::current_max_send_streams)
+        self.requests.borrow().as_ref().map_or(0, Connection::current_max_send_streams)
     }
 
-    async fn run(&self) -> hyper::Result<()> {
-        let ended = poll_fn(|cx| match self.connection.borrow_mut().as_mut() {
-            Some(connection) => Pin::new(connection).poll(cx),
-            None => Poll::Ready(Ok(())),
-        });
-        let ended = ended.await;
-        self.connection.take();
-        ended
+    async fn run(&self, dataserver: &Addr) {
+        let mut socket = self.executor.0.socket.take();
+        poll_fn(|cx| {
+            self.poll_requests(cx, dataserver);
+            if self.executor.0.has_begun.take() {
+                self.hearing.is_off.set(true);
+                poll_task(&mut socket, cx);
+                self.hearing.is_off.set(false);
+            }
+            poll_task(&mut socket, cx);
+            let has_ended = socket.is_none() && self.requests.borrow().is_none();
+            if has_ended { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn poll_requests(&self, cx: &mut Context<'_>, dataserver: &Addr) {
+        let mut requests = self.requests.borrow_mut();
+        let Some(connection) = requests.as_mut() else { return };
+        let Poll::Ready(ended) = Pin::new(connection).poll(cx) else { return };
+        if let Err(error) = ended {
+            // Whoever had a request on it hears of it in terms of that request.
+            tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
+        }
+        *requests = None;
+        self.hearing.wake();
+    }
+}
+
+/// Polls a task that may have ended.
+fn poll_task(task: &mut Option<Task>, cx: &mut Context<'_>) {
+    if task.as_mut().is_some_and(|task| task.as_mut().poll(cx).is_ready()) {
+        *task = None;
     }
 }
 
@@ -80,11 +112,11 @@ pub(in crate::proxy) async fn http2(
     worker: &Worker,
     upstream: &Upstream,
 ) -> Result<Rc<Http2Connection>, Failure> {
-    let heard = Rc::<Cell<Option<Waker>>>::default();
-    let stream = Heard { stream: dial(worker, upstream).await?, waker: heard.clone() };
+    let hearing = Rc::<Hearing>::default();
+    let stream = Heard { stream: dial(worker, upstream).await?, hearing: hearing.clone() };
     let terms = Terms::of(&worker.settings());
     let executor = LocalExecutor::default();
-    let (sender, connection) = Builder::new(executor.clone())
+    let (sender, requests) = Builder::new(executor.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(terms.ping)
         .keep_alive_timeout(terms.answered_within)
@@ -97,17 +129,11 @@ pub(in crate::proxy) async fn http2(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Failure::Closed)?;
-    let driver = Rc::new(Driver { connection: RefCell::new(Some(connection)) });
+    let requests = RefCell::new(Some(requests));
+    let driver = Rc::new(Driver { requests, executor: executor.clone(), hearing: hearing.clone() });
     let connection = Http2Connection::new(sender, driver.clone(), executor);
-    let (dataserver, ended) = (upstream.addr.clone(), heard.clone());
-    spawn_local(async move {
-        if let Err(error) = driver.run().await {
-            // Whoever had a request on it hears of it in terms of that request.
-            tracing::trace!(%dataserver, %error, "connection to a dataserver ended");
-        }
-        drop(driver);
-        wake(&ended);
-    });
+    let dataserver = upstream.addr.clone();
+    spawn_local(async move { driver.run(&dataserver).await });
     poll_fn(|cx| {
         if connection.max_streams() > 0 {
             return Poll::Ready(Ok(()));
@@ -116,24 +142,33 @@ pub(in crate::proxy) async fn http2(
         if connection.is_closed() {
             return Poll::Ready(Err(Failure::Protocol));
         }
-        heard.set(Some(cx.waker().clone()));
+        hearing.waker.set(Some(cx.waker().clone()));
         Poll::Pending
     })
     .await?;
     Ok(Rc::new(connection))
 }
 
-fn wake(waker: &Cell<Option<Waker>>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
-}
-
 /// A socket that wakes whoever waits for something to come. hyper does not tell when the SETTINGS have come; whoever
 /// is woken here runs after hyper has read them.
 struct Heard {
     stream: TcpStream,
-    waker: Rc<Cell<Option<Waker>>>,
+    hearing: Rc<Hearing>,
+}
+
+#[derive(Default)]
+struct Hearing {
+    waker: Cell<Option<Waker>>,
+    /// Nothing is read for now. Who turns it off turns it on again and asks anew: meanwhile nobody is woken.
+    is_off: Cell<bool>,
+}
+
+impl Hearing {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 impl AsyncRead for Heard {
@@ -142,9 +177,12 @@ impl AsyncRead for Heard {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.hearing.is_off.get() {
+            return Poll::Pending;
+        }
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready() {
-            wake(&self.waker);
+            self.hearing.wake();
         }
         read
     }
@@ -178,25 +216,40 @@ impl AsyncWrite for Heard {
 
 /// Runs the tasks of a connection on the worker that it belongs to.
 #[derive(Clone, Default)]
-pub(in crate::proxy) struct LocalExecutor {
+pub(in crate::proxy) struct LocalExecutor(Rc<Tasks>);
+
+#[derive(Default)]
+struct Tasks {
+    /// The first, which has the socket: its driver runs it.
+    socket: Cell<Option<Task>>,
+    has_socket: Cell<bool>,
     /// The upload whose task comes next.
-    next: Rc<Cell<Option<Sending>>>,
+    next: Cell<Option<Sending>>,
+    /// Whether there is a request whose head h2 was given and may not have written yet.
+    has_begun: Cell<bool>,
 }
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The task that sends a body, once there is one.
 pub(in crate::proxy) type Sending = Rc<Cell<Option<AbortHandle>>>;
 
 impl LocalExecutor {
-    /// The next task is that of this upload, or of none.
-    pub(in crate::proxy) fn comes_next(&self, upload: Option<Sending>) {
-        self.next.set(upload);
+    /// A request begins. The next task is that of its upload, or of none.
+    pub(in crate::proxy) fn begins(&self, upload: Option<Sending>) {
+        self.0.next.set(upload);
+        self.0.has_begun.set(true);
     }
 }
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {
+        if !self.0.has_socket.replace(true) {
+            self.0.socket.set(Some(Box::pin(async { drop(task.await) })));
+            return;
+        }
         let task = spawn_local(task);
-        if let Some(upload) = self.next.take() {
+        if let Some(upload) = self.0.next.take() {
             upload.set(Some(task.abort_handle()));
         }
     }

@@ -1,6 +1,7 @@
 //! HTTP/2 to dataservers, with prior knowledge.
 
 mod connections;
+mod limits;
 mod messages;
 
 use libtest_mimic::Trial;
@@ -10,6 +11,7 @@ use crate::support::{Apiserver, H2Stub, PATIENT};
 pub fn trials() -> Vec<Trial> {
     let mut trials = messages::trials();
     trials.extend(connections::trials());
+    trials.extend(limits::trials());
     trials
 }
 
