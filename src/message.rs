@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 pub use fields::{Field, Fields};
 pub use name::{Name, Names};
-pub use pieces::Pieces;
+pub use pieces::{PIECE, Pieces};
 
 /// Whether an answer ends with its head, whatever that says of a body (RFC 9112 §6.3).
 pub fn ends_with_head(to_head: bool, status: StatusCode) -> bool {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 /// The most bytes of one: as many as a frame of HTTP/2 holds (RFC 9113 §4.2).
-const PIECE: usize = 16 * 1024;
+pub const PIECE: usize = 16 * 1024;
 
 /// Hands on what came at once one piece after the other. HTTP/2 takes what it is given before there is room for it, and asks for
 /// more when all of that is out: of large pieces nobody could see that they move, and much would be held for a reader

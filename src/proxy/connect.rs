@@ -13,7 +13,7 @@ use super::pool::{Http1Connection, Upstream};
 use crate::http1::Client;
 use crate::registry::Failure;
 
-pub(super) use http2::{Driver, LocalExecutor, Sending, Terms as Http2Terms, http2};
+pub(super) use http2::{Driver, LocalExecutor, SEND_BUFFER, Sending, Terms as Http2Terms, http2};
 pub(super) use life::{limit_unacknowledged, may_have_no_room};
 
 /// A connection for one HTTP/1.1 request after the other.

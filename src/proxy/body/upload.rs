@@ -9,25 +9,27 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::{BoxError, Progress, RequestBody};
-use crate::message::Pieces;
-use crate::proxy::connect::Sending;
+use crate::message::{PIECE, Pieces};
+use crate::proxy::connect::{SEND_BUFFER, Sending};
 use crate::proxy::error::Error;
 use crate::proxy::pool::Slot;
 
-/// Bytes of a body that are kept until its dataserver has answered. A refusal comes at once or not at all: a body that
-/// got further was taken.
-const KEPT_BYTES: usize = 64 * 1024;
+/// Bytes of a body that are kept until its dataserver has answered: so many may be sent before it refuses, and so many may be read
+/// ahead of that, into h2 and two pieces further. A refusal comes at once or not at all: a body that got further was
+/// taken.
+const KEPT_BYTES: usize = 64 * 1024 + SEND_BUFFER + 2 * PIECE;
 
-/// A part may hold on to much more memory than its bytes.
+/// A part may hold on to much more memory than its bytes: those after so many are copied.
 const KEPT_PARTS: usize = 16;
 
-/// Bytes that a dataserver has room for before it reads any: as many as a frame may hold. Whoever asks for frames has room for
-/// one, and what fits in it is not worth a second.
-const ROOM: usize = 16 * 1024;
+/// Bytes that a dataserver has room for before it reads any: who takes frames of that size has room for one, and a body that
+/// fits in it is not worth a second.
+const ROOM: usize = PIECE;
 
 /// The body as hyper reads it.
 pub(in crate::proxy) struct Upload {
@@ -81,8 +83,10 @@ struct Shared {
 
 #[derive(Default)]
 struct Kept {
-    parts: Vec<Frame<Bytes>>,
-    bytes: usize,
+    parts: Vec<Bytes>,
+    /// What came after those.
+    copied: BytesMut,
+    trailers: Option<HeaderMap>,
 }
 
 /// The body was taken back while it was read.
@@ -111,12 +115,17 @@ impl Upload {
 
     /// What is left of what was read.
     fn next_piece(&mut self) -> Option<Bytes> {
-        let piece = self.pieces.next().unwrap_or_else(|| std::mem::take(&mut self.last_byte));
-        (!piece.is_empty()).then(|| self.hand_on(piece))
+        if let Some(piece) = self.pieces.next() {
+            return Some(self.hand_on(piece));
+        }
+        Some(std::mem::take(&mut self.last_byte)).filter(|byte| !byte.is_empty())
     }
 
     fn hand_on(&mut self, mut piece: Bytes) -> Bytes {
         self.handed_on = self.handed_on.saturating_add(piece.len());
+        if self.handed_on > KEPT_BYTES {
+            self.shared.kept.take();
+        }
         if self.handed_on > ROOM && self.pieces.is_empty() && piece.len() > 1 {
             self.last_byte = piece.split_off(piece.len() - 1);
         }
@@ -134,7 +143,7 @@ impl UploadHandle {
     pub(in crate::proxy) fn take_back(&self) -> Option<RequestBody> {
         let kept = self.shared.kept.take()?;
         let mut body = self.shared.body.take()?;
-        body.put_back(kept.parts);
+        body.put_back(kept.into_frames());
         Some(body)
     }
 
@@ -150,18 +159,21 @@ impl UploadHandle {
     }
 }
 
-impl Shared {
-    fn keep(&self, frame: &Frame<Bytes>) {
-        let mut kept = self.kept.borrow_mut();
-        let Some(some) = kept.as_mut() else { return };
-        // Trailers have a limit of their own, which was kept when they were read.
-        some.bytes += frame.data_ref().map_or(0, Bytes::len);
-        if some.bytes > KEPT_BYTES || some.parts.len() >= KEPT_PARTS {
-            *kept = None;
-        } else {
-            some.parts.extend(frame.data_ref().cloned().map(Frame::data));
-            some.parts.extend(frame.trailers_ref().cloned().map(Frame::trailers));
+impl Kept {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        match frame.data_ref() {
+            Some(data) if data.is_empty() => {}
+            Some(data) if self.parts.len() < KEPT_PARTS => self.parts.push(data.clone()),
+            Some(data) => self.copied.extend_from_slice(data),
+            // They have a limit of their own, which was kept when they were read.
+            None => self.trailers = frame.trailers_ref().cloned(),
         }
+    }
+
+    fn into_frames(self) -> Vec<Frame<Bytes>> {
+        let copied = Some(self.copied.freeze()).filter(|copied| !copied.is_empty());
+        let data = self.parts.into_iter().chain(copied).map(Frame::data);
+        data.chain(self.trailers.map(Frame::trailers)).collect()
     }
 }
 
@@ -183,7 +195,11 @@ impl http_body::Body for Upload {
         }
         let frame = ready!(Pin::new(body).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => shared.keep(frame),
+            Some(Ok(frame)) => {
+                if let Some(kept) = &mut *shared.kept.borrow_mut() {
+                    kept.keep(frame);
+                }
+            }
             Some(Err(error)) => {
                 shared.kept.take();
                 shared.failure.set(Some(Error::of_body(error)));

@@ -32,7 +32,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = i32::MAX.cast_unsigned();
 
 /// Bytes of one request that may wait for a dataserver that reads slowly.
-const SEND_BUFFER: usize = 64 * 1024;
+pub(in crate::proxy) const SEND_BUFFER: usize = 64 * 1024;
 
 /// What a connection goes by from its beginning to its end.
 #[derive(PartialEq)]
