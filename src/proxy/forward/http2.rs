@@ -173,7 +173,8 @@ fn what_failed(error: &hyper::Error) -> Sent {
                 Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Sent::Refused,
                 // h2 gives a GOAWAY only to streams above its last id, which were not processed (RFC 9113 §6.8).
                 _ if error.is_go_away() && error.is_remote() => Sent::Closed,
-                _ if error.is_library() => Sent::Failed(Failure::Protocol),
+                // h2 resets the stream of a malformed answer, or ends the connection: for what may have come on another.
+                _ if error.is_library() && error.is_reset() => Sent::Failed(Failure::Protocol),
                 _ => Sent::Failed(Failure::Closed),
             };
         }

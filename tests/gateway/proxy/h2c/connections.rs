@@ -1,13 +1,14 @@
 //! Connections and streams: how many there are, and what becomes of requests when they end.
 
 use std::io::{BufReader, Read, Write};
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use libtest_mimic::Trial;
 
 use super::{gateway_and, gateway_of, gateway_with};
-use crate::support::frames::{Frames, GET, PREFACE, flag, frame as data, kind};
+use crate::support::frames::{Frames, GET, PREFACE, flag, frame as data, hpack, kind};
 use crate::support::h2_stub::{Connections, ok};
 use crate::support::{
     Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_body, read_head,
@@ -19,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         a_stream_above_a_goaway_goes_on_a_new_connection,
         a_graceful_goaway_costs_nobody_anything,
         a_post_is_not_sent_twice,
+        a_malformed_answer_takes_no_other_request_along,
         an_http1_server_is_no_h2c_one,
         an_upgrade_goes_to_who_can,
         streams_are_bounded,
@@ -123,6 +125,41 @@ fn a_post_is_not_sent_twice() {
     assert!(reply.header("proxy-status").unwrap().contains("connection_terminated"), "{reply:?}");
     // What is safe is asked for again.
     assert_eq!((get(gateway.listen, "/").status, seen.load(Ordering::SeqCst) > 2), (502, true));
+}
+
+/// h2 ends a whole connection for a field whose name has a capital letter.
+fn a_malformed_answer_takes_no_other_request_along() {
+    const USERS: usize = 20;
+    let asked = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
+    let asks = asked.clone();
+    let malformed = Stub::raw(move |stream| {
+        let mut frames = Frames { stream };
+        let settings = frames.stream.read_exact(&mut [0; PREFACE.len()]);
+        if settings.is_err() || !frames.send(kind::SETTINGS, 0, 0, b"") {
+            return;
+        }
+        while let Some(frame) = frames.read() {
+            if frame.kind == kind::HEADERS {
+                asks.lock().unwrap().push(frames.stream.try_clone().unwrap());
+            }
+        }
+    });
+    let gateway = Apiserver::start(&format!("{PATIENT}gateway: {{workers: 1}}\n"));
+    gateway.announce_h2c(&[malformed.addr()]);
+    let to = gateway.listen;
+    let users: Vec<_> = (0..USERS).map(|_| std::thread::spawn(move || get(to, "/"))).collect();
+    eventually("all to be there", || (asked.lock().unwrap().len() == USERS).then_some(()));
+    let sound = H2Stub::ok("sound");
+    gateway.announce_h2c(&[malformed.addr(), sound.addr()]);
+    let head = [&[0x88][..], &hpack(&[(b"X-Upper", b"1")])].concat();
+    let answer = data(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &head);
+    asked.lock().unwrap()[0].write_all(&answer).unwrap();
+    for user in users {
+        let reply = user.join().unwrap();
+        assert_eq!((reply.status, reply.text().as_str()), (200, "sound"));
+    }
+    // One connection was closed: that is a reason to look, not to send nothing more.
+    assert_ne!(gateway.state(malformed.addr()).as_deref(), Some("ejected"));
 }
 
 fn an_http1_server_is_no_h2c_one() {
