@@ -15,6 +15,7 @@ mod switch;
 mod workers;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addr::{Dialable, OwnListeners};
 use crate::admin::Admin;
-use crate::config::{Config, Faults, Master};
+use crate::config::{Config, Faults, Master, Running};
 use crate::embedded_nsq::{self, EmbeddedNsq};
 use crate::liveness::{self, Liveness, Snapshot};
 use crate::metrics::{self, Metrics};
@@ -143,7 +144,7 @@ impl App {
         let own: Vec<_> = listen.iter().chain(&admin_listen).copied().chain(nsq_listen).collect();
         let dialable = Dialable::new(OwnListeners::new(own), now.registry.allow.clone());
 
-        let succession = Succession::new(&mut doors, &listen, registry.clone());
+        let succession = Succession::new(&mut doors, &listen, registry.clone(), &now);
         let old = Old::take_in(predecessor, &registry, &dialable)?;
 
         // Control: on the runtime that this runs on.
@@ -210,28 +211,24 @@ impl App {
             let reloader = Reloader::new(source, master, rooms, metrics, notifier);
             tasks.spawn_endless("config reload", reloader.run());
         }
-        let told_to_stop = async {
-            stop.cancelled().await;
-            admin.drain();
-            let (lame_duck, drain) = drain_times(&config.now());
-            notifier.stopping(lame_duck + drain + END);
-            tracing::info!(lame_duck_seconds = lame_duck.as_secs_f64(), "not ready from now on");
-            tokio::time::sleep(lame_duck).await;
-        };
-        let result = tokio::select! {
+        let (result, how) = {
+            let mut taken_over = pin!(succession.taken_over());
+            let result = tokio::select! {
+                () = told_to_stop(&stop, &admin, &config, &notifier, &succession) => Ok(()),
+                () = &mut taken_over => Ok(()),
+                error = workers.one_ended() => Err(error),
+                task = tasks.one_failed() => Err(anyhow::anyhow!("{task} failed")),
+            };
             // Whoever has the sockets, and is not ready yet, will be.
-            () = told_to_stop => Ok(if succession.is_under_way() { Leave::HandOver } else { Leave::Close }),
-            () = succession.taken_over() => Ok(Leave::HandOver),
-            error = workers.one_ended() => Err(error),
-            task = tasks.one_failed() => Err(anyhow::anyhow!("{task} failed")),
+            (result, succession.leave())
         };
         let result = result.inspect_err(|error| tracing::error!(%error, "the gateway cannot go on"));
         admin.drain();
         let (_, drain) = drain_times(&config.now());
         notifier.stopping(drain + END);
-        wind_up(workers, *result.as_ref().unwrap_or(&Leave::Close), succession, tasks, drain).await;
+        wind_up(workers, how, succession, tasks, drain).await;
         access_log.flush();
-        result.map(|_| ()).map_err(StartError::Other)
+        result.map_err(StartError::Other)
     }
 }
 
@@ -244,6 +241,26 @@ fn workers(config: &Config) -> anyhow::Result<usize> {
     match config.gateway.workers {
         0 => Ok(thread::available_parallelism()?.get()),
         workers => Ok(workers),
+    }
+}
+
+/// Resolves when it was told to stop and need not serve on: for load balancers, or because another gateway is not ready yet.
+async fn told_to_stop(
+    stop: &CancellationToken,
+    admin: &Admin,
+    config: &Running,
+    notifier: &Notifier,
+    succession: &Succession,
+) {
+    stop.cancelled().await;
+    admin.drain();
+    let (lame_duck, drain) = drain_times(&config.now());
+    notifier.stopping(lame_duck + drain + END);
+    tracing::info!(lame_duck_seconds = lame_duck.as_secs_f64(), "not ready from now on");
+    tokio::time::sleep(lame_duck).await;
+    if succession.is_under_way() {
+        notifier.stopping(succession::TO_BE_READY + drain + END);
+        succession.given_up().await;
     }
 }
 

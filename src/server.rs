@@ -91,6 +91,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
 {
     for listener in &listeners {
+        listen::take_all(listener);
         // Connections inherit it, and a call for each is saved. It is only a matter of delay.
         let _ = SockRef::from(listener).set_tcp_nodelay(true);
     }

@@ -14,14 +14,15 @@ use std::io::{self, Read, Write};
 use std::net;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 pub use wire::{Estate, Role};
 
@@ -31,9 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After an accept that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What the new one says when it is ready, and the old one when it leaves.
+/// What the new one says when it is ready, and the old one when it leaves, or when it waits no longer.
 const READY: u8 = b'r';
 const YOURS: u8 = b'y';
+const TOO_LATE: u8 = b'l';
 
 /// Where the gateway that listens there meets who is to take over.
 fn meeting_point(listen: net::SocketAddr) -> io::Result<SocketAddr> {
@@ -63,25 +65,32 @@ fn look_at(peer: &UnixStream) -> io::Result<i32> {
 /// The running gateway's side: whoever comes may take over.
 pub struct Offer {
     listener: tokio::net::UnixListener,
-    /// Somebody has the sockets, and is not ready yet.
-    given: Arc<AtomicBool>,
+    /// How long somebody may take to get ready.
+    patience: Duration,
+    /// Somebody has the sockets, and may not be ready yet.
+    given: watch::Sender<bool>,
     /// Who has taken over. It serves as soon as this is closed.
     successor: OnceLock<tokio::net::UnixStream>,
 }
 
 impl Offer {
-    /// For a gateway that listens there. `inherited` is the meeting point of the gateway that it has taken over from.
+    /// For a gateway that listens there. `inherited` is the meeting point of the gateway that it has taken over from. Who is
+    /// not ready within `patience` does not take over: while it is waited for, nobody else could.
     ///
     /// # Errors
     /// When somebody else meets there.
-    pub fn new(listen: net::SocketAddr, inherited: Option<UnixListener>) -> io::Result<Self> {
+    pub fn new(
+        listen: net::SocketAddr,
+        inherited: Option<UnixListener>,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let listener = match inherited {
             Some(listener) => listener,
             None => UnixListener::bind_addr(&meeting_point(listen)?)?,
         };
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        Ok(Self { listener, given: Arc::default(), successor: OnceLock::new() })
+        Ok(Self { listener, patience, given: watch::Sender::default(), successor: OnceLock::new() })
     }
 
     /// The meeting point, for the estate.
@@ -92,9 +101,15 @@ impl Offer {
         self.listener.as_fd().try_clone_to_owned()
     }
 
-    /// Whether somebody has the sockets who is not ready yet.
+    /// Whether somebody has the sockets: while [`taken_over`](Self::taken_over) is there and has been polled, and from when it
+    /// has resolved.
     pub fn is_given(&self) -> bool {
-        self.given.load(Ordering::Relaxed)
+        *self.given.borrow()
+    }
+
+    /// Resolves when nobody has the sockets, or nobody any more.
+    pub async fn is_taken_back(&self) {
+        let _ = self.given.subscribe().wait_for(|given| !given).await; // its sender is here
     }
 
     /// Resolves when somebody has taken over, with the number of its process. Until it is ready it has cost nothing: if it
@@ -118,7 +133,7 @@ impl Offer {
         let pid = look_at(&stream)?;
         tracing::info!(pid, "a gateway wants to take over");
         let estate = estate()?;
-        self.given.store(true, Ordering::Relaxed);
+        self.given.send_replace(true);
         let given = Given(&self.given);
         let sent = spawn_blocking(move || {
             blocking(&stream)?;
@@ -128,7 +143,13 @@ impl Offer {
         });
         let mut stream = tokio::net::UnixStream::from_std(sent.await??)?;
         // It waits for dataservers; if it ends, so does the connection.
-        let said = stream.read_u8().await?;
+        let Ok(said) = timeout(self.patience, stream.read_u8()).await else {
+            // Or it would take the end of the connection for ours, and serve beside this gateway.
+            let _ = stream.try_write(&[TOO_LATE]);
+            let why = format!("it was not ready within {} s", self.patience.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        };
+        let said = said?;
         if said != READY {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what it should not"));
         }
@@ -140,11 +161,11 @@ impl Offer {
 }
 
 /// Takes back what was given, unless it was taken.
-struct Given<'a>(&'a AtomicBool);
+struct Given<'a>(&'a watch::Sender<bool>);
 
 impl Drop for Given<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.send_replace(false);
     }
 }
 
@@ -187,17 +208,21 @@ impl Predecessor {
     /// Tells it to leave, and waits until it takes nothing more in than users. Blocks.
     ///
     /// # Errors
-    /// When it still runs, and does not answer.
+    /// When it still runs, and does not answer or waits no longer.
     pub fn take_over(mut self) -> io::Result<()> {
-        let told = self.stream.write_all(&[READY]).and_then(|()| self.stream.read_exact(&mut [0; 1]));
-        match told {
+        let _ = self.stream.write_all(&[READY]); // where that fails, what it has said before is to be read
+        let mut said = [0; 1];
+        match self.stream.read_exact(&mut said) {
+            Ok(()) if said == [TOO_LATE] => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "it has waited for too long, and goes on"))
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 Err(error)
             }
             _ => {
                 // Nothing comes but the end: it leaves, or has left by itself. It has said that it does, so that to wait for longer
                 // than `PATIENCE` is no error.
-                let _ = self.stream.read(&mut [0; 1]);
+                let _ = self.stream.read_exact(&mut said);
                 Ok(())
             }
         }
@@ -212,6 +237,9 @@ fn blocking(stream: &UnixStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     /// Until then, what only one of them can have may still be the old one's.
@@ -219,7 +247,7 @@ mod tests {
     async fn the_new_one_waits_until_the_offer_is_gone() {
         let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = listener.local_addr().unwrap();
-        let offer = Offer::new(listen, None).unwrap();
+        let offer = Offer::new(listen, None, PATIENCE).unwrap();
         let left = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&left);
         let new = spawn_blocking(move || {
@@ -232,5 +260,23 @@ mod tests {
         left.store(true, Ordering::SeqCst);
         drop(offer);
         assert!(new.await.unwrap());
+    }
+
+    /// Another one can, and the first must not serve beside it.
+    #[tokio::test]
+    async fn who_does_not_get_ready_does_not_take_over() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = listener.local_addr().unwrap();
+        let offer = Offer::new(listen, None, Duration::from_millis(200)).unwrap();
+        let new = spawn_blocking(move || {
+            let hangs = Predecessor::meet(listen, 0).unwrap().expect("somebody there");
+            let next = Predecessor::meet(listen, 0).unwrap().expect("somebody there");
+            let told = hangs.take_over().map_err(|error| error.kind());
+            (told, next.take_over().map_err(|error| error.kind()))
+        });
+        offer.taken_over(|| Ok(Estate::default())).await;
+        assert!(offer.is_given());
+        drop(offer);
+        assert_eq!(new.await.unwrap(), (Err(io::ErrorKind::TimedOut), Ok(())));
     }
 }

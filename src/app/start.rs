@@ -12,6 +12,11 @@ use crate::registry::Registry;
 /// How often it is seen to whether dataservers were found.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The longest that it is waited for them.
+pub(super) fn longest(config: &Config) -> Duration {
+    2 * config.common.heart_beat_time
+}
+
 /// Resolves when dataservers get requests, some of `known` among them if that is anybody, or when there seem to be none:
 /// everybody who lives has had the time to be heard, and so has whoever answers a probe. Returns how many get requests.
 pub(super) async fn dataservers_found(
@@ -23,7 +28,7 @@ pub(super) async fn dataservers_found(
     let begun = Instant::now();
     let (to_be_heard, to_be_probed) = (config.common.heart_beat_time, config.registry.probe.timeout);
     // An nsqd that cannot be reached is not waited for.
-    while begun.elapsed() < 2 * to_be_heard {
+    while begun.elapsed() < longest(config) {
         let now = Instant::now();
         let [live, suspect, ..] = registry.states(now);
         // The first who passes its probe must not get all requests.

@@ -3,9 +3,11 @@
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::Doors;
@@ -15,7 +17,15 @@ use crate::config::Config;
 use crate::liveness::snapshot::{self, Snapshot, TakenIn};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::server::Leave;
 use crate::takeover::{Estate, Offer, Predecessor, Role};
+
+/// Told to stop while another gateway is about to take over, this one serves on for so long at most: who would serve, if the
+/// other one failed?
+pub(super) const TO_BE_READY: Duration = Duration::from_secs(10);
+
+/// What starting takes besides finding dataservers, at most.
+const START: Duration = Duration::from_secs(10);
 
 /// The gateway that runs where this one is to listen; `None` if there is none.
 pub(super) async fn predecessor(config: &Config) -> anyhow::Result<Option<Predecessor>> {
@@ -118,10 +128,12 @@ pub(super) struct Succession {
 
 impl Succession {
     /// For a gateway that listens there, through these doors.
-    pub(super) fn new(doors: &mut Doors, listen: &[SocketAddr], registry: Registry) -> Self {
+    pub(super) fn new(doors: &mut Doors, listen: &[SocketAddr], registry: Registry, config: &Config) -> Self {
+        // The new one has a config of its own, which may leave it more time.
+        let patience = START + 2 * start::longest(config);
         let met = doors.meeting_point.take();
         let listen = listen.first().copied().ok_or_else(|| io::Error::other("it has no listener"));
-        let offer = listen.and_then(|listen| Offer::new(listen, met)).and_then(|offer| {
+        let offer = listen.and_then(|listen| Offer::new(listen, met, patience)).and_then(|offer| {
             let mut estate = doors.estate()?;
             estate.sockets.push((Role::Takeover, offer.socket()?));
             Ok((offer, estate))
@@ -144,8 +156,25 @@ impl Succession {
         tracing::info!(pid, "another gateway has taken over");
     }
 
-    /// Whether somebody has the sockets, and is about to take over.
+    /// How to leave the listeners. To be asked while [`taken_over`](Self::taken_over) is still there: with it goes what tells of
+    /// somebody who has the sockets. Closed to newcomers, they would be so for whoever is about to take over, too.
+    pub(super) fn leave(&self) -> Leave {
+        if self.is_under_way() { Leave::HandOver } else { Leave::Close }
+    }
+
+    /// Whether somebody has the sockets, and is about to take over or has done so.
     pub(super) fn is_under_way(&self) -> bool {
         self.offer.as_ref().is_some_and(|(offer, _)| offer.is_given())
+    }
+
+    /// Resolves when nobody is about to take over any more, or had [the time](TO_BE_READY) to get ready.
+    pub(super) async fn given_up(&self) {
+        let Some((offer, _)) = &self.offer else { return };
+        tracing::info!("waiting for the gateway that is about to take over");
+        if timeout(TO_BE_READY, offer.is_taken_back()).await.is_err() {
+            tracing::warn!(
+                "the gateway that is about to take over is not ready yet: whoever comes waits for it"
+            );
+        }
     }
 }

@@ -126,6 +126,11 @@ pub(super) fn take_no_more(listener: &impl AsFd) -> io::Result<()> {
     ])
 }
 
+/// Undoes [`take_no_more`]: a gateway that has left may have done that to a listener that it shared.
+pub(super) fn take_all(listener: &impl AsFd) {
+    let _ = SockRef::from(listener).detach_filter(); // mostly there is none
+}
+
 fn socket(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Connections that are still closing must not keep a gateway from coming back.
@@ -203,5 +208,9 @@ mod tests {
         accepted.set_nonblocking(false).unwrap();
         (&accepted).read_exact(&mut [0; 5]).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let shared = listener.try_clone().unwrap();
+        drop(listener);
+        take_all(&shared);
+        TcpStream::connect_timeout(&addr, Duration::from_secs(5)).expect("closed to everybody");
     }
 }

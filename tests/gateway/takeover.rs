@@ -1,5 +1,7 @@
 //! A gateway that takes over from one that runs: asked for, without a request that fails.
 
+mod told_to_stop;
+
 use std::io::{BufReader, Write};
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
@@ -16,7 +18,7 @@ use crate::support::{
 };
 
 pub fn trials() -> Vec<Trial> {
-    trials![
+    let mut trials = trials![
         faults_27_a_new_gateway_takes_over_and_no_request_fails,
         the_admin_paths_and_the_embedded_nsq_are_taken_over_as_well,
         what_is_published_when_the_new_one_is_ready_reaches_it,
@@ -30,7 +32,9 @@ pub fn trials() -> Vec<Trial> {
         without_a_gateway_there_a_takeover_is_a_start,
         nobody_else_is_taken_over_from,
         the_old_one_ends_before_its_deadline_and_its_snapshot_is_not_written_over,
-    ]
+    ];
+    trials.extend(told_to_stop::trials());
+    trials
 }
 
 /// A config of a gateway where another one listens.

@@ -1,0 +1,98 @@
+//! Either of the two is told to stop while the new one gets ready. Somebody must be left for users.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+
+use super::{Users, first, where_it_listens};
+use crate::support::{Apiserver, Process, Stub, event, eventually, get, pause, trials};
+
+pub fn trials() -> Vec<Trial> {
+    trials![
+        the_old_one_waits_for_the_new_one_and_no_request_fails,
+        the_old_one_closes_as_ever_if_the_new_one_ends,
+        the_old_one_does_not_wait_for_ever_and_who_comes_does,
+    ]
+}
+
+/// A running gateway with one dataserver that answers, and one that probes get no answer from: a new gateway that asks
+/// for `/alive` gets ready when it has waited for that one.
+struct Stage {
+    old: Apiserver,
+    _stubs: [Stub; 2],
+}
+
+impl Stage {
+    fn new() -> Self {
+        let silent = Stub::answering(|exchange| {
+            if exchange.first.contains("/alive") {
+                pause(Duration::from_secs(60));
+            }
+            b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nanswered".to_vec()
+        });
+        let stubs = [Stub::ok("answered"), silent];
+        let old = first(2, "");
+        old.announce(&[stubs[0].addr(), stubs[1].addr()]);
+        Self { old, _stubs: stubs }
+    }
+
+    /// A new gateway, which has the sockets and is not ready for this long.
+    fn new_one(&self, not_ready_for: &str) -> Process {
+        let probe = format!("probe: {{path: /alive, timeout: {not_ready_for}}}");
+        let config = where_it_listens(&self.old, 2, &format!("registry: {{ttl: 1h, {probe}}}\n"));
+        let config = config.replace("heart_beat_time: 1", "heart_beat_time: 20");
+        std::fs::write(self.new_config(), config).unwrap();
+        let new = Process::start(Apiserver::command(&self.new_config()).arg("--takeover"));
+        self.old.process.wait_for("the new one", |line| event(line, "a gateway wants to take over"));
+        new.wait_for("the sockets", |line| event(line, "embedded NSQ listens"));
+        new
+    }
+
+    fn new_config(&self) -> std::path::PathBuf {
+        self.old.config.with_file_name("new.yaml")
+    }
+}
+
+fn the_old_one_waits_for_the_new_one_and_no_request_fails() {
+    let mut stage = Stage::new();
+    let users = Users::of(stage.old.listen);
+    users.go_on();
+    let new = stage.new_one("2s");
+    stage.old.process.signal("TERM");
+    new.wait_for("the takeover", |line| event(line, "taken over"));
+    assert_eq!(stage.old.process.wait().code(), Some(0));
+    users.go_on();
+    users.stop();
+}
+
+fn the_old_one_closes_as_ever_if_the_new_one_ends() {
+    let mut stage = Stage::new();
+    let mut new = stage.new_one("15s");
+    stage.old.process.signal("TERM");
+    stage
+        .old
+        .process
+        .wait_for("its wait", |line| event(line, "waiting for the gateway that is about to take over"));
+    assert_eq!(get(stage.old.listen, "/").text(), "answered", "meanwhile it serves");
+    new.kill();
+    assert_eq!(stage.old.process.wait().code(), Some(0));
+    assert!(stage.old.process.output().contains("nobody has taken over"));
+    TcpListener::bind(stage.old.listen).expect("the port is free");
+}
+
+/// It stands still. If it goes on after all, whoever has come by then is served.
+fn the_old_one_does_not_wait_for_ever_and_who_comes_does() {
+    let mut stage = Stage::new();
+    let mut new = stage.new_one("1s");
+    new.signal("STOP");
+    stage.old.process.signal("TERM");
+    assert_eq!(stage.old.process.wait().code(), Some(0));
+    let listen = stage.old.listen;
+    let waits = std::thread::spawn(move || get(listen, "/"));
+    pause(Duration::from_millis(300)); // in which it would be refused
+    new.signal("CONT");
+    assert_eq!(waits.join().expect("not let in").text(), "answered");
+    eventually("users", || (get(listen, "/").text() == "answered").then_some(()));
+    assert!(new.is_running());
+}
