@@ -23,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub use wire::{Estate, Role};
 
@@ -205,11 +206,15 @@ impl Predecessor {
         }
     }
 
-    /// Tells it to leave, and waits until it takes nothing more in than users. Blocks.
+    /// Tells it to leave, and waits until it takes nothing more in than users. Blocks. Told to `stop` before that, it leaves it
+    /// as it is, and returns false: from then on nobody else would serve.
     ///
     /// # Errors
     /// When it still runs, and does not answer or waits no longer.
-    pub fn take_over(mut self) -> io::Result<()> {
+    pub fn take_over(mut self, stop: &CancellationToken) -> io::Result<bool> {
+        if stop.is_cancelled() {
+            return Ok(false);
+        }
         let _ = self.stream.write_all(&[READY]); // where that fails, what it has said before is to be read
         let mut said = [0; 1];
         match self.stream.read_exact(&mut said) {
@@ -223,7 +228,7 @@ impl Predecessor {
                 // Nothing comes but the end: it leaves, or has left by itself. It has said that it does, so that to wait for longer
                 // than `PATIENCE` is no error.
                 let _ = self.stream.read_exact(&mut said);
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -252,7 +257,7 @@ mod tests {
         let seen = Arc::clone(&left);
         let new = spawn_blocking(move || {
             let predecessor = Predecessor::meet(listen, 0).unwrap().expect("somebody there");
-            predecessor.take_over().unwrap();
+            assert!(predecessor.take_over(&CancellationToken::new()).unwrap());
             seen.load(Ordering::SeqCst)
         });
         offer.taken_over(|| Ok(Estate::default())).await;
@@ -271,12 +276,11 @@ mod tests {
         let new = spawn_blocking(move || {
             let hangs = Predecessor::meet(listen, 0).unwrap().expect("somebody there");
             let next = Predecessor::meet(listen, 0).unwrap().expect("somebody there");
-            let told = hangs.take_over().map_err(|error| error.kind());
-            (told, next.take_over().map_err(|error| error.kind()))
+            [hangs, next].map(|new| new.take_over(&CancellationToken::new()).map_err(|error| error.kind()))
         });
         offer.taken_over(|| Ok(Estate::default())).await;
         assert!(offer.is_given());
         drop(offer);
-        assert_eq!(new.await.unwrap(), (Err(io::ErrorKind::TimedOut), Ok(())));
+        assert_eq!(new.await.unwrap(), [Err(io::ErrorKind::TimedOut), Ok(true)]);
     }
 }

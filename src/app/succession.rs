@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::Doors;
@@ -26,6 +26,10 @@ pub(super) const TO_BE_READY: Duration = Duration::from_secs(10);
 
 /// What starting takes besides finding dataservers, at most.
 const START: Duration = Duration::from_secs(10);
+
+/// A process that stood still learns at once of a signal and of time that has passed, in any order. The signal counts: it has
+/// so long to be heard.
+const SIGNAL: Duration = Duration::from_millis(20);
 
 /// The gateway that runs where this one is to listen; `None` if there is none.
 pub(super) async fn predecessor(config: &Config) -> anyhow::Result<Option<Predecessor>> {
@@ -106,16 +110,22 @@ impl Before<'_> {
             }
             return Ok(true);
         };
-        let found = start::dataservers_found(&old.set, registry, metrics, config);
+        let found = async {
+            let found = start::dataservers_found(&old.set, registry, metrics, config).await;
+            sleep(SIGNAL).await;
+            found
+        };
         let Some(found) = stop.run_until_cancelled(found).await else { return Ok(false) };
         old.must_be_answered(registry)?;
         let predecessor = old.predecessor;
-        let pid = predecessor.pid;
-        spawn_blocking(move || predecessor.take_over())
+        let (pid, stop) = (predecessor.pid, stop.clone());
+        let taken_over = spawn_blocking(move || predecessor.take_over(&stop))
             .await?
             .with_context(|| format!("process {pid}, which is to be taken over from, does not answer"))?;
-        tracing::info!(pid, dataservers = found, "taken over");
-        Ok(true)
+        if taken_over {
+            tracing::info!(pid, dataservers = found, "taken over");
+        }
+        Ok(taken_over)
     }
 }
 

@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
         the_old_one_waits_for_the_new_one_and_no_request_fails,
         the_old_one_closes_as_ever_if_the_new_one_ends,
         the_old_one_does_not_wait_for_ever_and_who_comes_does,
+        the_new_one_takes_nothing_over_also_if_it_has_just_got_ready,
     ]
 }
 
@@ -95,4 +96,20 @@ fn the_old_one_does_not_wait_for_ever_and_who_comes_does() {
     assert_eq!(waits.join().expect("not let in").text(), "answered");
     eventually("users", || (get(listen, "/").text() == "answered").then_some(()));
     assert!(new.is_running());
+}
+
+/// It stands still until its time to get ready is over: then it learns of both at once.
+fn the_new_one_takes_nothing_over_also_if_it_has_just_got_ready() {
+    let mut stage = Stage::new();
+    for _ in 0..4 {
+        let mut new = stage.new_one("1s");
+        new.signal("STOP");
+        pause(Duration::from_millis(1200));
+        new.signal("TERM");
+        new.signal("CONT");
+        assert_eq!(new.wait().code(), Some(0));
+        assert_eq!(new.count("taken over"), 0, "{}", new.output());
+        assert_eq!(get(stage.old.listen, "/").text(), "answered");
+    }
+    assert!(stage.old.process.is_running());
 }
