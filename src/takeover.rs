@@ -17,8 +17,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
+use rustix::process::{Uid, geteuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -53,14 +52,15 @@ fn abstract_name(_: &str) -> io::Result<SocketAddr> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Root and whoever this gateway runs as may do with it as they like anyway.
-fn look_at(peer: &UnixStream) -> io::Result<i32> {
-    let peer = socket_peercred(peer)?;
-    if !peer.uid.is_root() && peer.uid != geteuid() {
-        let who = format!("the process at the other end belongs to user {}", peer.uid.as_raw());
+/// Root and whoever this gateway runs as may do with it as they like anyway. Returns the number of its process, which one in
+/// another PID namespace has none of here.
+fn look_at(peer: &tokio::net::UnixStream) -> io::Result<Option<i32>> {
+    let peer = peer.peer_cred()?;
+    if ![Uid::ROOT, geteuid()].map(Uid::as_raw).contains(&peer.uid()) {
+        let who = format!("the process at the other end belongs to user {}", peer.uid());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, who));
     }
-    Ok(peer.pid.as_raw_nonzero().get())
+    Ok(peer.pid().filter(|pid| *pid != 0))
 }
 
 /// The running gateway's side: whoever comes may take over.
@@ -113,10 +113,10 @@ impl Offer {
         let _ = self.given.subscribe().wait_for(|given| !given).await; // its sender is here
     }
 
-    /// Resolves when somebody has taken over, with the number of its process. Until it is ready it has cost nothing: if it
+    /// Resolves when somebody has taken over, with the number of its process if it can be seen. Until it is ready it has cost nothing: if it
     /// ends before, all is as it was. From then on it waits for this offer to be dropped, before it serves: by then this
     /// gateway must have left what only one of them can have.
-    pub async fn taken_over(&self, estate: impl Fn() -> io::Result<Estate>) -> i32 {
+    pub async fn taken_over(&self, estate: impl Fn() -> io::Result<Estate>) -> Option<i32> {
         loop {
             match self.meet(&estate).await {
                 Ok(pid) => return pid,
@@ -128,10 +128,10 @@ impl Offer {
         }
     }
 
-    async fn meet(&self, estate: &impl Fn() -> io::Result<Estate>) -> io::Result<i32> {
+    async fn meet(&self, estate: &impl Fn() -> io::Result<Estate>) -> io::Result<Option<i32>> {
         let (stream, _) = self.listener.accept().await?;
-        let stream = stream.into_std()?;
         let pid = look_at(&stream)?;
+        let stream = stream.into_std()?;
         tracing::info!(pid, "a gateway wants to take over");
         let estate = estate()?;
         self.given.send_replace(true);
@@ -173,14 +173,14 @@ impl Drop for Given<'_> {
 /// The new gateway's side: the old one, which still serves.
 pub struct Predecessor {
     stream: UnixStream,
-    /// Its process.
-    pub pid: i32,
+    /// The number of its process, if it can be seen.
+    pub pid: Option<i32>,
     /// What it leaves.
     pub estate: Estate,
 }
 
 impl Predecessor {
-    /// The gateway that listens there; `None` if there is none. Blocks.
+    /// The gateway that listens there; `None` if there is none. Blocks, on a thread of a runtime.
     ///
     /// # Errors
     /// When it does not do as it should within some seconds, or somebody else is there. `set_bytes` is the most that its
@@ -191,7 +191,10 @@ impl Predecessor {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
             Err(error) => return Err(error),
         };
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(stream)?;
         let pid = look_at(&stream)?;
+        let stream = stream.into_std()?;
         blocking(&stream)?;
         let estate = wire::receive(&stream, set_bytes)?;
         Ok(Some(Self { stream, pid, estate }))

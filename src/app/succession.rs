@@ -36,9 +36,14 @@ pub(super) async fn predecessor(config: &Config) -> anyhow::Result<Option<Predec
     let (listen, set_bytes) = (config.gateway.listen, snapshot::max_bytes(&config.registry));
     let met = spawn_blocking(move || Predecessor::meet(listen, set_bytes)).await?;
     let met = met.with_context(|| format!("nothing can be taken over from the gateway on {listen}"))?;
-    let pid = met.as_ref().map(|predecessor| predecessor.pid);
+    let pid = met.as_ref().and_then(|predecessor| predecessor.pid);
     tracing::info!(%listen, pid, "taking over from the gateway that listens there, if there is one");
     Ok(met)
+}
+
+/// How a gateway is called whose process has this number, if it can be seen.
+fn process(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "a process of another PID namespace".to_owned(), |pid| format!("process {pid}"))
 }
 
 /// The gateway that is taken over from, and what became of its set here.
@@ -55,14 +60,14 @@ impl Old {
         dialable: &Dialable,
     ) -> anyhow::Result<Option<Self>> {
         let Some(predecessor) = predecessor else { return Ok(None) };
-        let pid = predecessor.pid;
+        let process = process(predecessor.pid);
         let set = snapshot::take_in(&predecessor.estate.set, registry, dialable).map_err(|why| {
-            anyhow::anyhow!("the live set of process {pid}, which is to be taken over from, {why}")
+            anyhow::anyhow!("the live set of {process}, which is to be taken over from, {why}")
         })?;
         let refused = set.refused;
         ensure!(
             !set.members.is_empty() || refused == 0,
-            "this config refuses all {refused} dataservers of process {pid} (registry.allow, registry.capacity): \
+            "this config refuses all {refused} dataservers of {process} (registry.allow, registry.capacity): \
              nothing is taken over"
         );
         Ok(Some(Self { predecessor, set }))
@@ -71,12 +76,12 @@ impl Old {
     /// Its users must be served here as well: somebody whom it knew answers, if it knew anybody.
     fn must_be_answered(&self, registry: &Registry) -> anyhow::Result<()> {
         let TakenIn { members, refused } = &self.set;
-        let (pid, known) = (self.predecessor.pid, members.len() + refused);
+        let (process, known) = (process(self.predecessor.pid), members.len() + refused);
         let refused =
             if *refused > 0 { format!(", {refused} of which this config refuses") } else { String::new() };
         ensure!(
             known == 0 || self.set.is_answered(registry),
-            "none of the {known} dataservers of process {pid} answers here{refused}: nothing is taken over"
+            "none of the {known} dataservers of {process} answers here{refused}: nothing is taken over"
         );
         Ok(())
     }
@@ -121,7 +126,7 @@ impl Before<'_> {
         let (pid, stop) = (predecessor.pid, stop.clone());
         let taken_over = spawn_blocking(move || predecessor.take_over(&stop))
             .await?
-            .with_context(|| format!("process {pid}, which is to be taken over from, does not answer"))?;
+            .with_context(|| format!("{}, which is to be taken over from, does not answer", process(pid)))?;
         if taken_over {
             tracing::info!(pid, dataservers = found, "taken over");
         }

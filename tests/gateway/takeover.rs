@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, DataserverProcess, Process, Stub, connect, eventually, get, pause, read_reply, request,
-    trials, within,
+    Apiserver, DataserverProcess, Process, Stub, connect, eventually, get, pause, read_reply, request, tools,
+    trial_with, trials, within,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -33,8 +33,32 @@ pub fn trials() -> Vec<Trial> {
         nobody_else_is_taken_over_from,
         the_old_one_ends_before_its_deadline_and_its_snapshot_is_not_written_over,
     ];
+    let other = concat!(module_path!(), "::in_another_pid_namespace_as_well");
+    trials.push(trial_with(other, &tools::PID_NAMESPACE, in_another_pid_namespace_as_well));
     trials.extend(told_to_stop::trials());
     trials
+}
+
+/// One container's gateway replaces another's, on the host's network. Neither sees the other's process.
+fn in_another_pid_namespace_as_well() {
+    let apart = |command: std::process::Command| {
+        let words = tools::PID_NAMESPACE.as_ref().unwrap();
+        let mut unshare = std::process::Command::new(words[0]);
+        unshare.args(&words[1..]).arg(command.get_program()).args(command.get_args()).env_remove("RUST_LOG");
+        unshare
+    };
+    let stub = Stub::ok("answered");
+    let mut old = first(1, "");
+    old.announce(&[stub.addr()]);
+    for new_is_apart in [true, false] {
+        let new = Apiserver::start_by(&where_it_listens(&old, 1, REGISTRY), |mut command| {
+            command.arg("--takeover");
+            Process::start(&mut if new_is_apart { apart(command) } else { command })
+        });
+        assert_eq!(old.process.wait().code(), Some(0));
+        assert_eq!(get(new.listen, "/").text(), "answered");
+        old = new;
+    }
 }
 
 /// A config of a gateway where another one listens.

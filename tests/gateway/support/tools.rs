@@ -71,6 +71,16 @@ pub static NODE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
     Ok(modules)
 });
 
+/// `unshare`, with what makes it give a process a PID namespace of its own.
+pub static PID_NAMESPACE: LazyLock<Result<Vec<&str>, String>> = LazyLock::new(|| {
+    let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
+    let as_user = unshare.into_iter().chain(["--map-root-user"]).collect();
+    let works = |words: &Vec<&str>| run(Command::new(words[0]).args(&words[1..]).arg("true"));
+    let tried = [unshare.to_vec(), as_user].map(|words| works(&words).map(|()| words));
+    let [as_root, as_user] = tried;
+    as_root.or(as_user)
+});
+
 /// Debian's `promtool`, or another.
 pub static PROMTOOL: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| needed_on_path("promtool"));
 
