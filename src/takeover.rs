@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After an accept that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How many may wait at the meeting point.
+const WAITING: i32 = 16;
+
 /// What the new one says when it is ready, and the old one when it leaves, or when it waits no longer.
 const READY: u8 = b'r';
 const YOURS: u8 = b'y';
@@ -117,6 +120,11 @@ impl Offer {
     /// ends before, all is as it was. From then on it waits for this offer to be dropped, before it serves: by then this
     /// gateway must have left what only one of them can have.
     pub async fn taken_over(&self, estate: impl Fn() -> io::Result<Estate>) -> Option<i32> {
+        // To whoever connects, the process at the other end is the one that has called this last: the first of them all, where
+        // the meeting point was inherited.
+        if let Err(error) = rustix::net::listen(&self.listener, WAITING) {
+            tracing::debug!(%error, "who takes over sees another process here");
+        }
         loop {
             match self.meet(&estate).await {
                 Ok(pid) => return pid,

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    Apiserver, DataserverProcess, Process, Stub, connect, eventually, get, pause, read_reply, request, tools,
-    trial_with, trials, within,
+    Apiserver, DataserverProcess, Process, Stub, connect, event, eventually, get, pause, read_reply, request,
+    tools, trial_with, trials, within,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -148,6 +148,8 @@ fn faults_27_a_new_gateway_takes_over_and_no_request_fails() {
         old.process.wait_for("its end", |line| line.contains("another gateway has taken over").then_some(()));
         assert_eq!(old.process.wait().code(), Some(0));
         assert_eq!(old.process.count("cut off"), 0);
+        let taken_over = new.process.wait_for("the takeover", |line| event(line, "taken over"));
+        assert_eq!(taken_over["pid"], old.process.id(), "whom it has taken over from");
         users.go_on();
         assert_eq!(new.live(), [stub.addr().to_string()]);
         old = new;
