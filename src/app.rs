@@ -34,7 +34,7 @@ use crate::proxy;
 use crate::registry::{Reason, Registry};
 use crate::server::{Leave, Listeners, Places};
 use crate::systemd::{Notifier, Passed};
-use crate::takeover::Predecessor;
+use crate::takeover::{Estate, Predecessor};
 use crate::telemetry::Log;
 
 pub use demo::demo;
@@ -100,9 +100,12 @@ impl App {
         let identity =
             certificate.of(&config).map_err(|faults| anyhow::Error::new(Faults::of_tls(faults)))?;
         certificate.set(identity);
-        let mut predecessor = if takeover { succession::predecessor(&config).await? } else { None };
-        let sockets = predecessor.as_mut().map(Predecessor::sockets).unwrap_or_default();
-        let doors = Doors::open(&config, passed, sockets, workers(&config)?).await?;
+        let workers = workers(&config)?;
+        let (doors, predecessor) = if takeover {
+            succession::doors(&config, passed, workers).await?
+        } else {
+            (Doors::open(&config, passed, Estate::default(), workers).await?, None)
+        };
         let listen = doors.listen.addresses().map_err(anyhow::Error::from)?;
         Ok(Self { config, doors, listen, certificate, predecessor, source: None })
     }

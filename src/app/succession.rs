@@ -1,23 +1,24 @@
 //! Who comes before and after this gateway: taking over from a running one, and being taken over from.
 
 use std::future::pending;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use std::{io, mem};
 
 use anyhow::{Context, ensure};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::Doors;
-use super::start;
+use super::{StartError, start};
 use crate::addr::Dialable;
 use crate::config::Config;
 use crate::liveness::snapshot::{self, Snapshot, TakenIn};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::server::Leave;
+use crate::systemd::Passed;
 use crate::takeover::{Estate, Offer, Predecessor, Role};
 
 /// Told to stop while another gateway is about to take over, this one serves on for so long at most: who would serve, if the
@@ -31,14 +32,54 @@ const START: Duration = Duration::from_secs(10);
 /// so long to be heard.
 const SIGNAL: Duration = Duration::from_millis(20);
 
+/// A gateway that leaves cannot be met any more, and still has its port for a moment.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// How often it is tried again meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// The doors of a gateway that takes over, and whom it takes them over from, if one runs there.
+pub(super) async fn doors(
+    config: &Config,
+    mut passed: Vec<Passed>,
+    workers: usize,
+) -> Result<(Doors, Option<Predecessor>), StartError> {
+    let listen = config.gateway.listen;
+    tracing::info!(%listen, "taking over from the gateway that listens there, if there is one");
+    // What was passed on can be had once.
+    let until = Instant::now() + if passed.is_empty() { LEAVING } else { Duration::ZERO };
+    loop {
+        let mut old = match predecessor(config).await {
+            Err(error) if has_left(&error) && Instant::now() < until => None,
+            old => old?,
+        };
+        let sockets = old.as_mut().map(Predecessor::sockets).unwrap_or_default();
+        match Doors::open(config, mem::take(&mut passed), sockets, workers).await {
+            Err(StartError::Listen { key, addr, source })
+                if old.is_none() && source.kind() == io::ErrorKind::AddrInUse =>
+            {
+                if Instant::now() >= until {
+                    return Err(StartError::Other(anyhow::anyhow!(
+                        "{key}: cannot listen on {addr}: {source}; set {key} to move it: nobody is there who could be taken over from"
+                    )));
+                }
+            }
+            opened => return Ok((opened?, old)),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
 /// The gateway that runs where this one is to listen; `None` if there is none.
-pub(super) async fn predecessor(config: &Config) -> anyhow::Result<Option<Predecessor>> {
+async fn predecessor(config: &Config) -> anyhow::Result<Option<Predecessor>> {
     let (listen, set_bytes) = (config.gateway.listen, snapshot::max_bytes(&config.registry));
     let met = spawn_blocking(move || Predecessor::meet(listen, set_bytes)).await?;
-    let met = met.with_context(|| format!("nothing can be taken over from the gateway on {listen}"))?;
-    let pid = met.as_ref().and_then(|predecessor| predecessor.pid);
-    tracing::info!(%listen, pid, "taking over from the gateway that listens there, if there is one");
-    Ok(met)
+    met.with_context(|| format!("nothing can be taken over from the gateway on {listen}"))
+}
+
+/// Whether that is what becomes of whoever comes to a gateway that leaves at that moment.
+fn has_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// How a gateway is called whose process has this number, if it can be seen.

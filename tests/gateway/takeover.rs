@@ -372,6 +372,12 @@ fn nobody_else_is_taken_over_from() {
     assert_eq!(new.wait().code(), Some(1));
     assert!(new.output().contains("nothing can be taken over from the gateway on"), "{}", new.output());
     talks.join().unwrap().unwrap();
+    // Nor is who has asked for a takeover told to.
+    std::fs::write(&file, format!("gateway: {{listen: '{taken}'}}\n")).unwrap();
+    let mut new = Process::start(Apiserver::command(&file).arg("--takeover"));
+    assert_eq!(new.wait().code(), Some(1));
+    let said = new.output();
+    assert!(said.contains("in use") && !said.contains("with --takeover"), "{said}");
 }
 
 /// With a user who is stuck. The file is the new one's from when it has taken over.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use super::{Users, first, where_it_listens};
+use super::{REGISTRY, Users, first, take_over, where_it_listens};
 use crate::support::{Apiserver, Process, Stub, event, eventually, get, pause, trials};
 
 pub fn trials() -> Vec<Trial> {
@@ -14,6 +14,7 @@ pub fn trials() -> Vec<Trial> {
         the_old_one_closes_as_ever_if_the_new_one_ends,
         the_old_one_does_not_wait_for_ever_and_who_comes_does,
         the_new_one_takes_nothing_over_also_if_it_has_just_got_ready,
+        a_new_one_that_comes_while_the_old_one_leaves_starts,
     ]
 }
 
@@ -112,4 +113,17 @@ fn the_new_one_takes_nothing_over_also_if_it_has_just_got_ready() {
         assert_eq!(get(stage.old.listen, "/").text(), "answered");
     }
     assert!(stage.old.process.is_running());
+}
+
+/// Nobody can be met any more, and the port is not free yet.
+fn a_new_one_that_comes_while_the_old_one_leaves_starts() {
+    let mut old = first(2, "");
+    for delay in (0..6).map(|n| n * Duration::from_millis(20)) {
+        old.process.signal("TERM");
+        pause(delay);
+        let new = take_over(&where_it_listens(&old, 2, REGISTRY));
+        assert_eq!(old.process.wait().code(), Some(0));
+        assert_eq!(get(new.listen, "/healthz").status, 200);
+        old = new;
+    }
 }
