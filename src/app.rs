@@ -275,14 +275,16 @@ async fn wind_up(workers: Workers, how: Leave, succession: Succession, mut tasks
     // With its copies of the sockets, which would keep the port. Whoever has taken over serves from here on.
     drop(succession);
     tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
-    let cut_off = workers.stop(how).await;
+    let (users, operators) = workers.stop(how).await;
+    // Side by side: whoever is stuck at one of them holds up the end once.
+    let (operators, ()) = tokio::join!(operators.stop(), tasks.stop());
+    let cut_off = users + operators;
     if cut_off > 0 {
         tracing::warn!(
             connections = cut_off,
             "connections did not end within timeouts.drain and were cut off"
         );
     }
-    tasks.stop().await;
     tracing::info!("stopped");
 }
 

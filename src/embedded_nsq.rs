@@ -150,9 +150,9 @@ impl EmbeddedNsq {
         self.addresses
     }
 
-    /// Serves until `shutdown` resolves; returns when every connection is closed, some two
-    /// seconds later at most. Messages that nobody has taken are lost then.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    /// Serves until `shutdown` resolves. Then it listens no more, and what it returns resolves when every connection is
+    /// closed, some two seconds later at most. Messages that nobody has taken are lost then.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> impl Future<Output = ()> + Send {
         let limit = self.limits.connections;
         let broker = Broker::new(self.limits);
         let node = Arc::new(Node::new(broker.clone(), self.addresses));
@@ -174,7 +174,10 @@ impl EmbeddedNsq {
             }
             drop(stop);
         };
-        tokio::join!(tcp, http, lookup, until_shutdown);
+        let (tcp, http, lookup, ()) = tokio::join!(tcp, http, lookup, until_shutdown);
+        async {
+            tokio::join!(tcp.end(), http.end(), lookup.end());
+        }
     }
 }
 

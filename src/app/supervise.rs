@@ -1,16 +1,19 @@
 //! The control tasks that live as long as the gateway.
 
+use std::convert::Infallible;
 use std::future::Future;
 
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Control tasks, stopped in an order: who uses what others offer, who offers it, and the rest.
-#[derive(Default)]
 pub(super) struct Tasks {
     clients: Group,
     servers: Group,
     others: Group,
+    /// Each server that still takes somebody in has a copy, which says nothing.
+    open: (mpsc::Sender<Infallible>, mpsc::Receiver<Infallible>),
     handed_over: CancellationToken,
 }
 
@@ -18,6 +21,13 @@ pub(super) struct Tasks {
 struct Group {
     stop: CancellationToken,
     running: JoinSet<&'static str>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        let (clients, servers, others) = Default::default();
+        Self { clients, servers, others, open: mpsc::channel(1), handed_over: CancellationToken::new() }
+    }
 }
 
 impl Tasks {
@@ -29,12 +39,21 @@ impl Tasks {
         self.clients.spawn(name, task);
     }
 
-    /// A task that others use. It gets what tells it to end, and ends by itself.
+    /// A task that others use. It gets what tells it to end: then it takes nobody in any more, and makes a future that
+    /// resolves when who was there has gone.
     pub(super) fn spawn_server<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: Future<Output = ()> + Send> + Send + 'static,
     {
-        self.servers.spawn(name, task);
+        let open = self.open.0.clone();
+        self.servers.spawn(name, |stop| {
+            let task = task(stop);
+            async move {
+                let all_gone = task.await;
+                drop(open);
+                all_gone.await;
+            }
+        });
     }
 
     /// A task that gets what tells it to end, and ends by itself; when another gateway has taken over, which does the same,
@@ -77,10 +96,14 @@ impl Tasks {
         ended.map_or_else(|error| format!("a control task ({error})"), str::to_owned)
     }
 
-    /// Ends what another gateway does from now on.
+    /// Ends what another gateway does from now on. Who is still there may hold up the end of this one, and not the other.
     pub(super) async fn hand_over(&mut self) {
         self.clients.stop().await;
-        self.servers.stop().await;
+        self.servers.stop.cancel();
+        let none = mpsc::channel(1);
+        let (open, mut all_closed) = std::mem::replace(&mut self.open, none);
+        drop(open);
+        let None = all_closed.recv().await;
         self.handed_over.cancel();
     }
 

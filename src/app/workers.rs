@@ -89,21 +89,32 @@ impl Workers {
         }
     }
 
-    /// Lets each drain. Returns how many connections were cut off. Operators may ask until the last user has gone, if
-    /// there is nobody else who answers them.
-    pub(super) async fn stop(self, how: Leave) -> usize {
-        self.users.leave(how);
+    /// Lets those drain that carry requests. Returns how many connections were cut off, and what is left: operators may ask
+    /// until the last user has gone, if there is nobody else who answers them.
+    pub(super) async fn stop(self, how: Leave) -> (usize, Operators) {
+        let Self { users, admin } = self;
+        users.leave(how);
         if how == Leave::HandOver
-            && let Some(admin) = &self.admin
+            && let Some(admin) = &admin
         {
             admin.leave(how);
         }
-        let mut cut_off = self.users.ended().await;
-        if let Some(admin) = self.admin {
-            admin.leave(how);
-            cut_off += admin.ended().await;
-        }
-        cut_off
+        (users.ended().await, Operators { admin, how })
+    }
+}
+
+/// What serves the admin paths, if they have a listener of their own.
+pub(super) struct Operators {
+    admin: Option<Crew>,
+    how: Leave,
+}
+
+impl Operators {
+    /// Lets it drain. Returns how many connections were cut off.
+    pub(super) async fn stop(self) -> usize {
+        let Self { admin: Some(admin), how } = self else { return 0 };
+        admin.leave(how);
+        admin.ended().await
     }
 }
 

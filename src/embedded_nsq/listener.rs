@@ -14,14 +14,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time for connections to end by themselves on shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves connections until `shutdown` loses its sender; returns when the last one is closed.
+/// Serves connections until `shutdown` loses its sender; then it listens no more, and returns those that are left.
 pub(super) async fn accept<F, S>(
     listener: TcpListener,
     name: super::Listener,
     limit: usize,
     mut shutdown: watch::Receiver<()>,
     serve: F,
-) where
+) -> Left
+where
     F: Fn(TcpStream, SocketAddr) -> S,
     S: Future<Output = ()> + Send + 'static,
 {
@@ -50,10 +51,21 @@ pub(super) async fn accept<F, S>(
             _ = shutdown.changed() => break,
         }
     }
-    drop(listener);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(GRACE, all_ended).await.is_err() {
-        connections.shutdown().await;
+    Left(connections)
+}
+
+/// Connections that are served and were told to end.
+#[must_use]
+pub(super) struct Left(JoinSet<()>);
+
+impl Left {
+    /// Returns when the last one is closed.
+    pub(super) async fn end(self) {
+        let Self(mut connections) = self;
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if timeout(GRACE, all_ended).await.is_err() {
+            connections.shutdown().await;
+        }
     }
 }
 

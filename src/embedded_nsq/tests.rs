@@ -41,9 +41,12 @@ async fn start_on(listen: Listen, limits: Limits) -> Server {
     let nsq = EmbeddedNsq::bind(listen, limits).await.expect("ports chosen by the system");
     let addresses = nsq.addresses();
     let (stop, stopped) = oneshot::channel();
-    let running = tokio::spawn(nsq.run(async {
-        let _ = stopped.await;
-    }));
+    let running = tokio::spawn(async {
+        let all_gone = nsq.run(async {
+            let _ = stopped.await;
+        });
+        all_gone.await.await;
+    });
     Server { addresses, stop: Some(stop), running }
 }
 

@@ -1,5 +1,6 @@
 //! A gateway that takes over from one that runs: asked for, without a request that fails.
 
+mod lingering;
 mod told_to_stop;
 
 use std::io::{BufReader, Write};
@@ -35,6 +36,7 @@ pub fn trials() -> Vec<Trial> {
     ];
     let other = concat!(module_path!(), "::in_another_pid_namespace_as_well");
     trials.push(trial_with(other, &tools::PID_NAMESPACE, in_another_pid_namespace_as_well));
+    trials.extend(lingering::trials());
     trials.extend(told_to_stop::trials());
     trials
 }
