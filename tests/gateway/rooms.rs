@@ -70,6 +70,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lines", &[]),
     ("message", &[]),
     ("protocol", &[]),
+    ("resolved", &[]),
     ("small_file", &[]),
     ("tls", &[]),
 ];
@@ -88,6 +89,7 @@ const LEAVES: &[&str] = &[
     "presence",
     "problem",
     "protocol",
+    "resolved",
     "small_file",
     "tls",
 ];
