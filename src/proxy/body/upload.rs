@@ -157,6 +157,11 @@ impl UploadHandle {
         self.shared.kept.take();
         Uploading(self.shared)
     }
+
+    /// The dataserver has answered, and the answer is of no use: nothing more is sent.
+    pub(in crate::proxy) fn end(self) {
+        drop(self.answered());
+    }
 }
 
 impl Kept {

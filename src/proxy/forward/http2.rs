@@ -65,7 +65,10 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                     Body::from_upstream(UpstreamBody::new(stream, idle, lease, progress))
                 }));
             }
-            Sent::Answer(_) => break (Failure::Protocol, None),
+            Sent::Answer(_) => {
+                handle.end();
+                break (Failure::Protocol, None);
+            }
             Sent::TimedOut => {
                 // Whether the dataserver or the way to it is gone cannot be told: later requests find out anew.
                 upstream.http2.retire(&slot);

@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use libtest_mimic::Trial;
 
-use super::{gateway_and, gateway_with};
+use super::gateway_and;
 use crate::support::h2_stub::{Connections, take};
 use crate::support::{
     Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_reply, request, trials,
@@ -378,24 +378,29 @@ fn http_49_uploads_that_a_dataserver_answers_early_hold_no_streams() {
 
 fn http_49_nor_do_those_of_which_all_but_the_end_had_room() {
     const ROOM: usize = 65_535;
-    let stub = H2Stub::raw(Connections::default(), |request, mut respond| {
-        Box::pin(async move {
-            let (mut upload, mut got) = (request.into_body(), 0);
-            while got < ROOM {
-                let Some(Ok(part)) = upload.data().await else { return };
-                got += part.len();
-            }
-            let _ = respond.send_response(Response::new(()), true);
-            // Nothing more comes but a reset.
-            while let Some(Ok(_)) = upload.data().await {}
-        })
-    });
-    let config = "limits: {h2c_connections: 1}\ngateway: {workers: 1}\ntimeouts: {response_head: 2s}\n";
-    let gateway = gateway_with(config, &stub);
-    for n in 0..20 {
-        // Most likely the last piece is larger than what there is no room for.
-        let reply = post(gateway.listen, "/", &vec![b'x'; ROOM + 5]);
-        assert_eq!(reply.status, 200, "{n}: {}", reply.text());
+    // Of the second kind the answers are refused for their fields.
+    for (fields, status) in [(0, 200), (200, 502)] {
+        let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
+            Box::pin(async move {
+                let (mut upload, mut got) = (request.into_body(), 0);
+                while got < ROOM {
+                    let Some(Ok(part)) = upload.data().await else { return };
+                    got += part.len();
+                }
+                let head = (0..fields).fold(Response::builder(), |head, _| head.header("x-many", "1"));
+                let _ = respond.send_response(head.body(()).unwrap(), true);
+                // Nothing more comes but a reset.
+                while let Some(Ok(_)) = upload.data().await {}
+            })
+        });
+        let config = "limits: {h2c_connections: 1}\ngateway: {workers: 1}\ntimeouts: {response_head: 2s}\nregistry: {ttl: 1h, ejection: {failures: 0}}\n";
+        let gateway = Apiserver::start(config);
+        gateway.announce_h2c(&[stub.addr()]);
+        for n in 0..20 {
+            // Most likely the last piece is larger than what there is no room for.
+            let reply = post(gateway.listen, "/", &vec![b'x'; ROOM + 5]);
+            assert_eq!(reply.status, status, "{n}: {}", reply.text());
+        }
     }
 }
 
