@@ -1,5 +1,6 @@
 //! A body from either side, made safe to pass on.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -40,6 +41,22 @@ type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 impl Stream {
     pub(in crate::proxy) fn http2(incoming: hyper::body::Incoming) -> Self {
         Self::Http2(Box::new(Http2 { incoming, last: None, trailers: None }))
+    }
+
+    /// Waits for the end of an answer that has no bytes by its length. Passed on before it, the answer would be whole,
+    /// whatever comes.
+    ///
+    /// # Errors
+    /// If it has bytes, or breaks off.
+    pub(in crate::proxy) async fn end_of_nothing(&mut self) -> Result<(), BoxError> {
+        let Self::Http2(body) = self else { return Ok(()) };
+        while body.says_nothing_comes() {
+            match poll_fn(|cx| body.poll_frame(cx)).await {
+                Some(frame) => body.trailers = Some(frame?).filter(Frame::is_trailers),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -96,6 +113,10 @@ impl Http2 {
         let hint = self.incoming.size_hint();
         let Some(last) = self.last.as_ref().and_then(Frame::data_ref) else { return hint };
         hint.exact().map_or(hint, |rest| SizeHint::with_exact(rest.saturating_add(last.len() as u64)))
+    }
+
+    fn says_nothing_comes(&self) -> bool {
+        self.trailers.is_none() && self.size_hint().exact() == Some(0) && !self.incoming.is_end_stream()
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {

@@ -55,15 +55,29 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
         match send(&slot, http2_request, &handle, head_time).await {
             Sent::Answer(response) if is_sound(&response, settings.limits.headers) => {
                 let progress = handle.progress();
-                let uploading = handle.answered();
-                upstream.answered(response.status().as_u16());
-                lease.hold_stream(slot, uploading);
                 let is_whole = ends_with_head(request.method() == Method::HEAD, response.status());
-                return Ok(Response::from(response).map(|body| {
-                    // Some programs send a body all the same.
-                    let stream = if is_whole { Stream::Nothing } else { Stream::http2(body) };
-                    Body::from_upstream(UpstreamBody::new(stream, idle, lease, progress))
-                }));
+                let (head, body) = response.into_parts();
+                // Some programs send a body all the same.
+                let mut stream = if is_whole { Stream::Nothing } else { Stream::http2(body) };
+                let ended = within(head_time, progress.as_deref(), pin!(stream.end_of_nothing())).await;
+                match ended {
+                    Some(Ok(())) => {
+                        upstream.answered(head.status.as_u16());
+                        lease.hold_stream(slot, handle.answered());
+                        let body = UpstreamBody::new(stream, idle, lease, progress);
+                        return Ok(http::Response::from_parts(head, Body::from_upstream(body)).into());
+                    }
+                    Some(Err(_)) => {
+                        if let Some(error) = handle.failure() {
+                            return Err(Failed::finally(error, routed.attempt.tried));
+                        }
+                        break (Failure::Protocol, None);
+                    }
+                    None => {
+                        handle.end();
+                        break (Failure::HeadTimeout, None);
+                    }
+                }
             }
             Sent::Answer(_) => {
                 handle.end();

@@ -29,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         http_15_trailers_of_http11_reach_http2,
         http_26_expect_100_continue,
         http_35_a_reset_after_the_head_is_never_an_end,
+        http_35_an_answer_that_said_to_be_empty_and_is_not_is_no_answer,
         http_49_the_user_goes_and_the_stream_is_reset,
         http_49_uploads_that_a_dataserver_answers_early_hold_no_streams,
         http_49_nor_do_those_of_which_all_but_the_end_had_room,
@@ -288,6 +289,36 @@ fn http_35_a_reset_after_the_head_is_never_an_end() {
         let failures =
             format!("gateway_upstream_errors_total{{dataserver=\"{}\",kind=\"body\"}}", stub.addr());
         eventually("two failures", || (gateway.metric(&failures) > 1.0).then_some(()));
+    }
+}
+
+fn http_35_an_answer_that_said_to_be_empty_and_is_not_is_no_answer() {
+    let stub = H2Stub::answering(Connections::default(), |asked, mut respond| async move {
+        let head = Response::builder().header("content-length", 0).body(()).unwrap();
+        let mut body = respond.send_response(head, false).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await; // the head is on its way
+        let _ = match asked.head.uri.path() {
+            "/data" => body.send_data(Bytes::from_static(b"late"), true),
+            "/trailers" => body.send_trailers(fields(&[("x-after", "1")])),
+            _ => body.send_data(Bytes::new(), true),
+        };
+    });
+    let gateway = gateway_and(&stub);
+    let reply = get(gateway.listen, "/data");
+    assert_eq!(reply.status, 502);
+    assert!(reply.header("proxy-status").unwrap().contains("http_protocol_error"), "{reply:?}");
+    for path in ["/nothing", "/trailers"] {
+        let reply = get(gateway.listen, path);
+        assert_eq!((reply.status, reply.header("content-length"), reply.complete), (200, Some("0"), true));
+        with_h2(gateway.listen, async |mut sender| {
+            let mut request = h2_request("GET");
+            *request.uri_mut() = format!("http://example.org{path}").parse().unwrap();
+            let (answer, _) = sender.send_request(request, true).unwrap();
+            let mut body = answer.await.unwrap().into_body();
+            assert!(body.data().await.is_none());
+            let trailers = (path == "/trailers").then(|| fields(&[("x-after", "1")]));
+            assert_eq!(body.trailers().await.unwrap(), trailers);
+        });
     }
 }
 
