@@ -162,7 +162,7 @@ impl App {
         let mut hearing = Hearing::new(doors.nsq.take(), subscriber, now.nsq.channel.is_none());
         hearing.start(&mut tasks, old.is_some());
         let liveness = Liveness::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
-        tasks.spawn_endless("liveness", liveness.run());
+        tasks.spawn_endless("liveness", liveness.run(tasks.clients_are_stopped()));
         let publisher = registry.clone();
         tasks.spawn_endless("snapshot publisher", async move { publisher.publish_changes().await });
         tasks.spawn_endless("metrics upkeep", upkeep(metrics.clone()));

@@ -13,6 +13,7 @@ mod tests;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use crate::addr::Dialable;
 use crate::config::{self, Running};
@@ -63,6 +64,8 @@ pub struct Liveness {
     /// As it was at the last survey.
     path: Path,
     next_survey: Instant,
+    /// No heartbeats are read any more.
+    has_left_nsqds: CancellationToken,
 }
 
 impl Liveness {
@@ -72,11 +75,13 @@ impl Liveness {
         let prober = Prober::new(settings.probe.clone(), dialable);
         let silence = silence(&registry);
         let (hold, path, next_survey) = (Hold::Flowing, Path::Down, Instant::now());
-        Self { registry, metrics, config, settings, prober, hold, silence, path, next_survey }
+        let has_left_nsqds = CancellationToken::new();
+        Self { registry, metrics, config, settings, prober, hold, silence, path, next_survey, has_left_nsqds }
     }
 
-    /// Runs for as long as it is polled.
-    pub async fn run(mut self) {
+    /// Runs for as long as it is polled. From when the gateway itself `has_left_nsqds`, it is no news that nobody is heard.
+    pub async fn run(mut self, has_left_nsqds: CancellationToken) {
+        self.has_left_nsqds = has_left_nsqds;
         let (mut ticks, mut sweeps) = self.intervals();
         let registry = self.registry.clone();
         loop {
@@ -163,7 +168,7 @@ impl Liveness {
         }
         self.hold = hold;
         self.registry.hold(hold.limit(self.silence), hold.frozen());
-        if before.frozen() != hold.frozen() {
+        if before.frozen() != hold.frozen() && !self.has_left_nsqds.is_cancelled() {
             self.tell_of_freeze(before, &survey);
         }
         let interval = self.settings.probe.interval;

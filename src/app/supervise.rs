@@ -39,6 +39,11 @@ impl Tasks {
         self.clients.spawn(name, task);
     }
 
+    /// Cancelled when those are told to end that use what others offer.
+    pub(super) fn clients_are_stopped(&self) -> CancellationToken {
+        self.clients.stop.clone()
+    }
+
     /// A task that others use. It gets what tells it to end: then it takes nobody in any more, and makes a future that
     /// resolves when who was there has gone.
     pub(super) fn spawn_server<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)

@@ -48,6 +48,8 @@ pub(super) enum Hold {
     Degraded,
     /// It does not.
     Frozen(Frozen),
+    /// It does not: no nsqd was connected. One is again, and until then there is time for somebody to be heard.
+    Reconnected { until: Instant },
     /// It does not yet.
     Thawing { until: Instant },
 }
@@ -77,15 +79,20 @@ impl Hold {
         if path == Path::Down {
             return Self::Frozen(Frozen::NoNsqd);
         }
+        let are_most_silent = silent * 2 > known;
         let is_about_to_lose = longest + silence.margin >= silence.ttl;
-        if is_about_to_lose && silent >= 2 && silent * 2 > known && !matches!(self, Self::Frozen(_)) {
+        if is_about_to_lose && silent >= 2 && are_most_silent && !matches!(self, Self::Frozen(_)) {
             return Self::Frozen(Frozen::Silence);
         }
         let thawing = Self::Thawing { until: now + silence.ttl };
         match self {
-            Self::Frozen(_) if is_anybody_heard && silent * 2 <= known => thawing,
-            Self::Frozen(_) if known + out == 1 => thawing,
-            Self::Frozen(_) => Self::Frozen(Frozen::Silence),
+            Self::Frozen(_) | Self::Reconnected { .. } if is_anybody_heard && !are_most_silent => thawing,
+            Self::Frozen(_) | Self::Reconnected { .. } if known + out == 1 => thawing,
+            Self::Frozen(Frozen::NoNsqd) if !are_most_silent => {
+                Self::Reconnected { until: now + silence.late() }
+            }
+            Self::Reconnected { until } if !are_most_silent && now < until => self,
+            Self::Frozen(_) | Self::Reconnected { .. } => Self::Frozen(Frozen::Silence),
             Self::Degraded if path == Path::Whole => thawing,
             Self::Thawing { until } if now < until => self,
             Self::Degraded | Self::Thawing { .. } | Self::Flowing => {
@@ -103,7 +110,7 @@ impl Hold {
         match self {
             Self::Flowing => Some(silence.ttl),
             Self::Degraded => Some(silence.ttl * DEGRADED_TTLS),
-            Self::Frozen(_) | Self::Thawing { .. } => None,
+            Self::Frozen(_) | Self::Reconnected { .. } | Self::Thawing { .. } => None,
         }
     }
 
@@ -114,17 +121,24 @@ impl Hold {
             Self::Degraded => Some(silence.ttl.saturating_sub(silence.margin)),
             // Nobody will be heard: there is nothing to wait for.
             Self::Frozen(Frozen::NoNsqd) => Some(interval.min(silence.late())),
-            Self::Frozen(Frozen::Silence) | Self::Thawing { .. } => Some(silence.late()),
+            Self::Frozen(Frozen::Silence) | Self::Reconnected { .. } | Self::Thawing { .. } => {
+                Some(silence.late())
+            }
         }
     }
 
     /// For how long one may fail its probes that is silent.
     pub(super) fn mercy(self, give_up: Duration) -> Duration {
-        if matches!(self, Self::Frozen(_)) { give_up } else { Duration::ZERO }
+        if self.frozen().is_some() { give_up } else { Duration::ZERO }
     }
 
+    /// Why it is, if nobody is evicted for silence.
     pub(super) fn frozen(self) -> Option<Frozen> {
-        if let Self::Frozen(why) = self { Some(why) } else { None }
+        match self {
+            Self::Frozen(why) => Some(why),
+            Self::Reconnected { .. } => Some(Frozen::NoNsqd),
+            Self::Flowing | Self::Degraded | Self::Thawing { .. } => None,
+        }
     }
 }
 
@@ -178,6 +192,26 @@ mod tests {
         assert!(until >= begun + SILENCE.ttl);
         assert_eq!(hold.limit(SILENCE), None);
         assert_eq!(hold.next(Path::Whole, &survey(3, 1, 60 * SECOND), SILENCE, until), Hold::Flowing);
+    }
+
+    #[test]
+    fn nobody_is_called_silent_who_had_no_time_to_be_heard() {
+        let begun = Instant::now();
+        let (out, back) = (Survey { out: 3, ..Survey::default() }, Survey { known: 3, ..Survey::default() });
+        let hold = next(Hold::Flowing, Path::Down, out);
+        for seen in [out, back] {
+            let hold = next(hold, Path::Whole, seen);
+            assert_eq!((hold.frozen(), hold.limit(SILENCE)), (Some(Frozen::NoNsqd), None));
+            assert_eq!((next(hold, Path::Whole, seen), hold.mercy(SECOND)), (hold, SECOND));
+            // As soon as somebody is heard, or really is not.
+            let heard = Survey { is_anybody_heard: true, ..seen };
+            assert!(matches!(next(hold, Path::Whole, heard), Hold::Thawing { .. }));
+            let silent = survey(3, 2, SILENCE.late());
+            assert_eq!(next(hold, Path::Whole, silent), Hold::Frozen(Frozen::Silence));
+            let late = begun + SILENCE.late() + SECOND;
+            assert_eq!(hold.next(Path::Whole, &seen, SILENCE, late), Hold::Frozen(Frozen::Silence));
+            assert_eq!(next(hold, Path::Down, seen), Hold::Frozen(Frozen::NoNsqd));
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 use libtest_mimic::Trial;
 
 use super::{REGISTRY, first, take_over, where_it_listens};
-use crate::support::{Apiserver, Process, connect, event, get, trials};
+use crate::support::{Apiserver, Process, Stub, connect, event, eventually, get, request, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials![
         who_is_stuck_at_the_embedded_nsq_does_not_hold_up_a_takeover,
         who_is_stuck_at_several_places_holds_up_the_end_as_if_at_one,
+        neither_of_the_two_says_that_heartbeats_fail,
     ]
 }
 
@@ -57,4 +58,21 @@ fn who_is_stuck_at_several_places_holds_up_the_end_as_if_at_one() {
     let took = stopped.duration_since(told(&gateway.process, "draining")).unwrap_or_default();
     assert!(took > Duration::from_millis(1900), "both are stuck: {took:?}");
     assert!(took < Duration::from_millis(2800), "{took:?}");
+}
+
+/// Nobody was heard yet by the new one, and the old one hears nobody any more.
+fn neither_of_the_two_says_that_heartbeats_fail() {
+    let silent = Stub::raw(|stream| {
+        let _ = std::io::copy(&mut &stream, &mut std::io::sink());
+    });
+    let mut old = first(1, "timeouts: {drain: 2s}\n");
+    old.announce(&[silent.addr(), "127.0.0.9:1".parse().unwrap()]);
+    let mut stuck = connect(old.listen);
+    stuck.write_all(&request("GET /", &[], b"")).unwrap();
+    eventually("the request to arrive", || (silent.connections() > 0).then_some(()));
+    let new = take_over(&where_it_listens(&old, 1, REGISTRY));
+    assert_eq!(old.process.wait().code(), Some(0));
+    assert_eq!(old.process.count("were cut off"), 1, "it did not leave at once");
+    assert_eq!(old.process.count("the live set is frozen"), 0, "{}", old.process.output());
+    assert_eq!(new.process.count("most dataservers are silent"), 0, "{}", new.process.output());
 }
