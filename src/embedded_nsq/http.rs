@@ -81,6 +81,9 @@ impl Context {
     }
 }
 
+/// At the end, whoever has come and said nothing yet has so long: mostly its request is there, and nobody has read it.
+const FIRST_BYTE: Duration = Duration::from_millis(100);
+
 /// Serves one HTTP connection until either side ends it or `shutdown` loses its sender.
 pub(super) async fn serve(
     stream: TcpStream,
@@ -90,6 +93,9 @@ pub(super) async fn serve(
 ) {
     let Ok(local) = stream.local_addr() else { return };
     let head_timeout = node.broker.limits().http_timeout;
+    if !says_something(&stream, head_timeout, &mut shutdown).await {
+        return;
+    }
     let context = Context { node, local_ip: local.ip().to_canonical() };
     let service = TowerToHyperService::new(routes.with_state(context));
     // Not `axum::serve`: it installs no timer, and a head that never ends would be waited for.
@@ -100,6 +106,7 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
+        biased; // told to end before it has read anything, it would
         ended = connection.as_mut() => ended,
         _ = shutdown.changed() => {
             connection.as_mut().graceful_shutdown();
@@ -108,6 +115,16 @@ pub(super) async fn serve(
     };
     if let Err(error) = ended {
         debug!(%error, "HTTP connection ended badly");
+    }
+}
+
+/// Whether a first byte comes, or an end, within this time.
+async fn says_something(stream: &TcpStream, within: Duration, shutdown: &mut watch::Receiver<()>) -> bool {
+    let mut first = [0; 1];
+    let mut says = std::pin::pin!(stream.peek(&mut first));
+    tokio::select! {
+        said = timeout(within, says.as_mut()) => said.is_ok(),
+        _ = shutdown.changed() => timeout(FIRST_BYTE, says).await.is_ok(),
     }
 }
 

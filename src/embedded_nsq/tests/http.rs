@@ -169,3 +169,23 @@ async fn stats_tell_about_topics_channels_and_clients() {
     assert!(text.body.contains("Health: OK") && text.body.contains("[topic          ]"), "{}", text.body);
     assert!(text.body.contains("[channel                  ] depth: 0"), "{}", text.body);
 }
+
+/// Its request was on its way when the server was told to stop.
+#[tokio::test]
+async fn who_has_just_come_is_answered_at_the_end() {
+    let mut server = start(Limits::default()).await;
+    let addr = server.addresses.http;
+    let mut silent = TcpStream::connect(addr).await.unwrap();
+    let mut comes = TcpStream::connect(addr).await.unwrap();
+    // The answer shows that those before it were accepted.
+    assert_eq!(server.get("/ping").await.status, 200);
+    server.stop.take().map(|stop| stop.send(()));
+    eventually("the end of the listener", async || TcpStream::connect(addr).await.is_err()).await;
+    comes.write_all(b"GET /ping HTTP/1.1\r\nhost: nsq\r\n\r\n").await.unwrap();
+    let (mut answer, mut nothing) = (String::new(), String::new());
+    timeout(PATIENCE, comes.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+    timeout(PATIENCE, silent.read_to_string(&mut nothing)).await.unwrap().unwrap();
+    assert_eq!(nothing, "");
+    timeout(PATIENCE, server.running).await.unwrap().unwrap();
+}
