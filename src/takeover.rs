@@ -116,9 +116,9 @@ impl Offer {
         let _ = self.given.subscribe().wait_for(|given| !given).await; // its sender is here
     }
 
-    /// Resolves when somebody has taken over, with the number of its process if it can be seen. Until it is ready it has cost nothing: if it
-    /// ends before, all is as it was. From then on it waits for this offer to be dropped, before it serves: by then this
-    /// gateway must have left what only one of them can have.
+    /// Resolves when somebody has taken over, with the number of its process if it can be seen. Until it is ready it has cost
+    /// nothing: if it ends before, all is as it was. From then on it waits for this offer to be dropped, before it serves: by
+    /// then this gateway must have left what only one of them can have.
     pub async fn taken_over(&self, estate: impl Fn() -> io::Result<Estate>) -> Option<i32> {
         // To whoever connects, the process at the other end is the one that has called this last: the first of them all, where
         // the meeting point was inherited.

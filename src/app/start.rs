@@ -12,7 +12,7 @@ use crate::registry::Registry;
 /// How often it is seen to whether dataservers were found.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The longest that it is waited for them.
+/// The longest that dataservers are waited for.
 pub(super) fn longest(config: &Config) -> Duration {
     2 * config.common.heart_beat_time
 }
