@@ -5,14 +5,16 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::addr::Addr;
 
 /// The addresses of one name. One lookup at a time, which goes on when whoever asked for it has left: a name
-/// server that hangs holds one thread for each name, not one for each who asks.
+/// server that hangs holds one thread for each name, not one for each who asks. Addresses that are known stay in use while
+/// no others can be had: who answers there is not gone because a name server is.
 #[derive(Default)]
 pub(crate) struct Resolved {
     state: Mutex<State>,
@@ -20,15 +22,22 @@ pub(crate) struct Resolved {
 
 #[derive(Default)]
 struct State {
-    last: Option<(Instant, Arc<[SocketAddr]>)>,
+    /// What was found last, and since when that holds.
+    known: Option<(Instant, Arc<[SocketAddr]>)>,
     lookup: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
 impl Resolved {
-    /// The addresses of `addr`, which is always the same one; not looked up again for as long as they are `fresh`.
-    pub(crate) async fn targets(&self, addr: &Addr, fresh: Duration) -> io::Result<Arc<[SocketAddr]>> {
+    /// The addresses of `addr`, which is always the same one; not looked up again for as long as they are `fresh`. Where some
+    /// are known, others are waited for only with `patience`.
+    pub(crate) async fn targets(
+        &self,
+        addr: &Addr,
+        fresh: Duration,
+        patience: Duration,
+    ) -> io::Result<Arc<[SocketAddr]>> {
         let name = addr.as_str().to_owned();
-        self.resolve(fresh, move || Ok(name.to_socket_addrs()?.collect())).await
+        self.resolve(fresh, patience, move || Ok(name.to_socket_addrs()?.collect())).await
     }
 
     /// Whether a lookup is under way.
@@ -42,20 +51,59 @@ impl Resolved {
     pub(crate) async fn resolve(
         &self,
         fresh: Duration,
+        patience: Duration,
         lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
     ) -> io::Result<Arc<[SocketAddr]>> {
         let mut state = self.state.lock().await;
-        if let Some((at, targets)) = &state.last
-            && at.elapsed() < fresh
+        let State { known, lookup: running } = &mut *state;
+        if let Some((since, targets)) = known
+            && since.elapsed() < fresh
         {
             return Ok(targets.clone());
         }
-        let found = state.lookup.get_or_insert_with(|| spawn_blocking(lookup)).await;
-        state.lookup = None;
-        let targets: Arc<[_]> = found.map_err(io::Error::other)??.into();
-        state.last = Some((Instant::now(), targets.clone()));
-        Ok(targets)
+        let lookup = running.get_or_insert_with(|| spawn_blocking(lookup));
+        let ended = match known {
+            Some(_) => timeout(patience, lookup).await.map_err(io::Error::from),
+            None => Ok(lookup.await),
+        };
+        let found = ended.and_then(|ended| {
+            *running = None;
+            ended.map_err(io::Error::other).flatten()
+        });
+        match (found, known) {
+            (Ok(found), known) => {
+                let targets: Arc<[_]> = found.into();
+                *known = Some((Instant::now(), targets.clone()));
+                Ok(targets)
+            }
+            (Err(_), Some((since, targets))) => {
+                // They hold for as long again, or everybody else would have to wait, too.
+                *since = Instant::now();
+                Ok(targets.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
     }
+}
+
+/// Connects to the first of these that takes the connection. A share of the time until `deadline` is for each: one that says
+/// nothing must not keep the others from being asked.
+pub(crate) async fn connect(targets: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let mut failure = io::ErrorKind::AddrNotAvailable.into();
+    for (target, share) in targets.iter().zip(shares(targets.len(), deadline)) {
+        match timeout(share(), TcpStream::connect(target)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failure = error,
+            Err(late) => failure = late.into(),
+        }
+    }
+    Err(failure)
+}
+
+/// For each of `count` that are asked in turn, its share of what is then left until `deadline`.
+pub(crate) fn shares(count: usize, deadline: Instant) -> impl Iterator<Item = impl Fn() -> Duration> {
+    let left = (1..=count).rev().map(|left| u32::try_from(left).unwrap_or(u32::MAX));
+    left.map(move |left| move || deadline.saturating_duration_since(Instant::now()) / left)
 }
 
 #[cfg(test)]
@@ -63,8 +111,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
-
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -75,7 +121,7 @@ mod tests {
         let answers = Arc::new(std::sync::Mutex::new(answers));
         let resolve = || {
             let (asked, answers) = (asked.clone(), answers.clone());
-            resolved.resolve(Duration::from_secs(60), move || {
+            resolved.resolve(Duration::from_secs(60), Duration::ZERO, move || {
                 asked.fetch_add(1, Ordering::SeqCst);
                 Ok(answers.lock().unwrap().recv().unwrap_or_default())
             })
@@ -90,5 +136,54 @@ mod tests {
             assert_eq!(resolved.ok().as_deref(), Some(&[target][..]));
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    const PATIENT: Duration = Duration::from_secs(20);
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    #[tokio::test]
+    async fn addresses_that_are_known_stay_while_no_others_can_be_had() {
+        let resolved = Resolved::default();
+        let resolve = |lookup| resolved.resolve(Duration::ZERO, PATIENT, lookup);
+        let fails: fn() -> _ = || Err(io::ErrorKind::NotFound.into());
+        assert_eq!(resolve(fails).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(resolve(|| Ok(vec![address(1)])).await.unwrap()[..], [address(1)]);
+        assert_eq!(resolve(fails).await.unwrap()[..], [address(1)]);
+        assert_eq!(resolve(|| Ok(vec![address(2)])).await.unwrap()[..], [address(2)]);
+    }
+
+    #[tokio::test]
+    async fn where_addresses_are_known_a_name_server_that_hangs_is_not_waited_for() {
+        let (resolved, fresh, patience) = (Resolved::default(), Duration::ZERO, Duration::from_millis(20));
+        let found = || Ok(vec![address(1)]);
+        assert_eq!(resolved.resolve(fresh, patience, found).await.unwrap()[..], [address(1)]);
+        let (answer, answers) = mpsc::channel();
+        let hangs = move || Ok(vec![answers.recv().unwrap_or(address(9))]);
+        assert_eq!(resolved.resolve(fresh, patience, hangs).await.unwrap()[..], [address(1)]);
+        let begun = Instant::now();
+        let waits = || panic!("there is one that hangs");
+        assert_eq!(resolved.resolve(PATIENT, PATIENT, waits).await.unwrap()[..], [address(1)]);
+        assert!(begun.elapsed() < PATIENT / 2, "those that are known count as fresh again");
+        answer.send(address(2)).unwrap();
+        assert_eq!(resolved.resolve(fresh, PATIENT, waits).await.unwrap()[..], [address(2)]);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_leaves_time_for_the_next() {
+        // Whose queue is full: the kernel answers nobody any more.
+        let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&full).listen(0).unwrap();
+        let silent = full.local_addr().unwrap();
+        let _queue = std::net::TcpStream::connect(silent).unwrap();
+        let well = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let well = well.local_addr().unwrap();
+        let within = Duration::from_secs(2);
+        let stream = connect(&[silent, well], Instant::now() + within).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), well);
+        let failure = connect(&[silent], Instant::now() + within / 10).await.unwrap_err();
+        assert_eq!(failure.kind(), io::ErrorKind::TimedOut);
     }
 }

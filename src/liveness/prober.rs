@@ -17,7 +17,7 @@ use crate::config;
 use crate::fetch::{self, FetchError};
 use crate::protocol::Protocol;
 use crate::registry::{Entry, Failure};
-use crate::resolved::Resolved;
+use crate::resolved::{self, Resolved};
 
 /// Shortest time between two looks at all that are watched.
 const LOOK_GAP: Duration = Duration::from_millis(50);
@@ -212,14 +212,13 @@ struct Way {
 }
 
 impl Way {
-    async fn targets(&self, addr: &Addr) -> Result<Vec<SocketAddr>, Answer> {
-        let mut targets = match addr.socket_addr() {
-            Some(target) => vec![target],
+    async fn targets(&self, addr: &Addr, within: Duration) -> io::Result<Vec<SocketAddr>> {
+        let mut targets = if let Some(target) = addr.socket_addr() {
+            vec![target]
+        } else {
             // Where its name leads by now, or it would be asked at a place that it has left.
-            None => match self.resolved.targets(addr, Duration::ZERO).await {
-                Ok(targets) => targets.to_vec(),
-                Err(error) => return Err(Answer::Failed(error.to_string())),
-            },
+            let found = self.resolved.targets(addr, Duration::ZERO, within / 2);
+            timeout(within, found).await??.to_vec()
         };
         targets.retain(|target| self.dialable.permits(*target));
         Ok(targets)
@@ -228,31 +227,24 @@ impl Way {
 
 async fn probe(entry: &Entry, settings: &config::Probe, way: &Way) -> Answer {
     let within = settings.timeout;
-    let too_slow = || Answer::Failed(format!("no answer within {}", humantime::format_duration(within)));
+    let targets = match way.targets(entry.addr(), within).await {
+        Ok(targets) if targets.is_empty() => return nowhere(),
+        Ok(targets) => targets,
+        // A name that leads nowhere says nothing about who had it.
+        Err(error) => return Answer::NotAsked(format!("its name: {error}")),
+    };
     // A gRPC server has no paths: a connection is enough.
     let path = settings.path.as_deref().filter(|_| entry.protocol() == Protocol::Http1);
     if let Some(path) = path {
-        let asked = timeout(within, ask(entry.addr(), path, within, way)).await;
-        return asked.unwrap_or_else(|_| too_slow());
+        return ask(&targets, path, within).await;
     }
-    match timeout(within, connect(entry.addr(), way)).await {
+    match resolved::connect(&targets, Instant::now() + within).await {
         // Of whom nothing is known but its silence, taking a connection is enough: a large set is asked quickly.
-        Ok(Ok(stream)) if entry.breaks_connections() => stays_open(&stream, settings.hold).await,
-        Ok(Ok(_)) => Answer::Passed,
-        Ok(Err(answer)) => answer,
-        Err(_) => too_slow(),
+        Ok(stream) if entry.breaks_connections() => stays_open(&stream, settings.hold).await,
+        Ok(_) => Answer::Passed,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => too_slow(within),
+        Err(error) => not_connected(&error),
     }
-}
-
-async fn connect(addr: &Addr, way: &Way) -> Result<TcpStream, Answer> {
-    let mut answer = nowhere();
-    for target in way.targets(addr).await? {
-        match TcpStream::connect(target).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => answer = not_connected(&error),
-        }
-    }
-    Err(answer)
 }
 
 /// Whether a connection lasts for a while on which nothing is said.
@@ -265,21 +257,23 @@ async fn stays_open(stream: &TcpStream, hold: Duration) -> Answer {
     }
 }
 
-async fn ask(addr: &Addr, path: &str, within: Duration, way: &Way) -> Answer {
-    let targets = match way.targets(addr).await {
-        Ok(targets) => targets,
-        Err(answer) => return answer,
-    };
+async fn ask(targets: &[SocketAddr], path: &str, within: Duration) -> Answer {
     let mut answer = nowhere();
-    for target in targets {
-        answer = match fetch::get(&target.to_string(), path, within).await {
+    let shares = resolved::shares(targets.len(), Instant::now() + within);
+    for (target, share) in targets.iter().zip(shares) {
+        answer = match fetch::get(&target.to_string(), path, share()).await {
             Ok(answer) if answer.status().is_success() => return Answer::Passed,
             Ok(answer) => Answer::Failed(format!("it answers {}", answer.status())),
+            Err(FetchError::Timeout(_)) => too_slow(within),
             Err(FetchError::Connect(error)) => not_connected(&error),
             Err(error) => Answer::Failed(error.to_string()),
         };
     }
     answer
+}
+
+fn too_slow(within: Duration) -> Answer {
+    Answer::Failed(format!("no answer within {}", humantime::format_duration(within)))
 }
 
 fn nowhere() -> Answer {
@@ -341,7 +335,7 @@ mod tests {
         prober.watch_doubtful(entries[0].clone());
         let resolved = prober.watched[&entries[0].id()].resolved.clone();
         let (answer, answers) = std::sync::mpsc::channel::<()>();
-        let hanging = resolved.resolve(Duration::ZERO, move || {
+        let hanging = resolved.resolve(Duration::ZERO, Duration::ZERO, move || {
             let _ = answers.recv();
             Ok(Vec::new())
         });

@@ -6,12 +6,13 @@ mod life;
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Worker;
 use super::pool::{Http1Connection, Upstream};
 use crate::http1::Client;
 use crate::registry::Failure;
+use crate::resolved;
 
 pub(super) use http2::{Driver, LocalExecutor, SEND_BUFFER, Sending, Terms as Http2Terms, http2};
 pub(super) use life::{limit_unacknowledged, may_have_no_room};
@@ -39,14 +40,19 @@ async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Fai
         }
         return TcpStream::connect(target).await.map_err(|error| Failure::to_connect(&error));
     }
-    let fresh = worker.settings().timeouts.resolved;
-    let targets = upstream.resolved.targets(&upstream.addr, fresh).await.map_err(|_| Failure::Resolve)?;
-    let mut failure = Failure::Resolve;
-    for target in targets.iter().copied().filter(may_dial) {
-        match TcpStream::connect(target).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = Failure::to_connect(&error),
-        }
+    let (fresh, within) = {
+        let timeouts = &worker.settings().timeouts;
+        (timeouts.resolved, timeouts.connect)
+    };
+    let deadline = Instant::now() + within;
+    let found = upstream.resolved.targets(&upstream.addr, fresh, within / 2).await;
+    let found = found.map_err(|error| match Failure::to_connect(&error) {
+        Failure::NoSocket => Failure::NoSocket,
+        _ => Failure::Resolve,
+    })?;
+    let targets: Vec<_> = found.iter().copied().filter(may_dial).collect();
+    if targets.is_empty() {
+        return Err(Failure::Resolve);
     }
-    Err(failure)
+    resolved::connect(&targets, deadline).await.map_err(|error| Failure::to_connect(&error))
 }

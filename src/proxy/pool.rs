@@ -80,7 +80,10 @@ impl Pool {
             let limit = if upstream.entry.has_left() { Duration::ZERO } else { limit };
             upstream.http1.close_idle(now, limit, self.most_idle.get());
             upstream.http2.close_idle(now, limit);
-            !upstream.http1.is_empty() || !upstream.http2.is_empty() || Rc::strong_count(upstream) > 1
+            // What its name leads to may be the last that is known of it.
+            let is_resolved = upstream.addr.socket_addr().is_none() && !upstream.entry.has_left();
+            let is_connected = !upstream.http1.is_empty() || !upstream.http2.is_empty();
+            is_resolved || is_connected || Rc::strong_count(upstream) > 1
         });
     }
 }

@@ -61,6 +61,7 @@ impl Failure {
         match error.kind() {
             _ if is_ours => Self::NoSocket,
             io::ErrorKind::ConnectionReset => Self::Closed,
+            io::ErrorKind::TimedOut => Self::ConnectTimeout,
             _ => Self::Connect,
         }
     }

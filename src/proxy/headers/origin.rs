@@ -45,6 +45,8 @@ impl Origin {
     /// Says it of a request whose `Host` was settled; these are proxies whose word on that counts.
     pub(super) fn tell(&self, headers: &mut Fields, trusted_proxies: &Networks) {
         if trusted_proxies.contains(self.ip) {
+            // No proxy spells them so, and it may have passed on what its own user did.
+            headers.retain(|field| !(looks_as_if(field) && field.written_name().contains(&b'_')));
             return self.add(headers);
         }
         headers.retain(|field| !looks_as_if(field));
@@ -125,13 +127,16 @@ mod tests {
 
     #[test]
     fn http_24_a_field_that_looks_like_ours_with_underscores_is_removed() {
-        for name in ["x_forwarded_for", "x-forwarded_for", "x_forwarded-host"] {
-            assert!(
-                !told("9.9.9.9", false, "", &[(name, "127.0.0.1")])
-                    .iter()
-                    .any(|field| field.written_name() == name.as_bytes()),
-                "{name}"
-            );
+        // Also where a proxy is trusted: it may have passed on what its own user said.
+        for trusted in ["", "9.9.9.9"] {
+            for name in ["x_forwarded_for", "x-forwarded_for", "x_forwarded-host"] {
+                assert!(
+                    !told("9.9.9.9", false, trusted, &[(name, "127.0.0.1")])
+                        .iter()
+                        .any(|field| field.written_name() == name.as_bytes()),
+                    "{name}"
+                );
+            }
         }
         for name in ["x_forward", "x-forwarded-port", "x_other"] {
             assert!(
