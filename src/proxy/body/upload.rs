@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use super::{BoxError, Progress, RequestBody};
 use crate::message::{PIECE, Pieces};
@@ -35,7 +35,7 @@ const ROOM: usize = PIECE;
 pub(in crate::proxy) struct Upload {
     shared: Rc<Shared>,
     pieces: Pieces,
-    /// The last byte of what was read, once the others were handed on.
+    /// The last byte of what was read, once the others were handed on; none while more is known to come.
     ///
     /// hyper hands a piece to h2 when there is room for one byte of it, and after it the end, for which it waits for no
     /// room. h2 then has all of the body and lets nobody take it back: where the dataserver answers and never reads the rest, the
@@ -113,20 +113,21 @@ impl Upload {
         (upload, UploadHandle { shared, progress })
     }
 
-    /// What is left of what was read.
-    fn next_piece(&mut self) -> Option<Bytes> {
+    /// What is left of what was read of `body`.
+    fn next_piece(&mut self, body: &RequestBody) -> Option<Bytes> {
         if let Some(piece) = self.pieces.next() {
-            return Some(self.hand_on(piece));
+            return Some(self.hand_on(piece, body));
         }
         Some(std::mem::take(&mut self.last_byte)).filter(|byte| !byte.is_empty())
     }
 
-    fn hand_on(&mut self, mut piece: Bytes) -> Bytes {
+    fn hand_on(&mut self, mut piece: Bytes, body: &RequestBody) -> Bytes {
         self.handed_on = self.handed_on.saturating_add(piece.len());
         if self.handed_on > KEPT_BYTES {
             self.shared.kept.take();
         }
-        if self.handed_on > ROOM && self.pieces.is_empty() && piece.len() > 1 {
+        let may_be_last = || self.pieces.is_empty() && body.size_hint().exact().is_none_or(|rest| rest == 0);
+        if self.handed_on > ROOM && piece.len() > 1 && may_be_last() {
             self.last_byte = piece.split_off(piece.len() - 1);
         }
         piece
@@ -194,11 +195,11 @@ impl http_body::Body for Upload {
         let shared = this.shared.clone();
         let mut body = shared.body.borrow_mut();
         let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(TakenBack.into()))) };
-        if let Some(piece) = this.next_piece() {
+        if let Some(piece) = this.next_piece(body) {
             body.moves();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(kept) = &mut *shared.kept.borrow_mut() {
@@ -213,7 +214,7 @@ impl http_body::Body for Upload {
         }
         Poll::Ready(frame.map(|frame| {
             Ok(match this.pieces.first_of(frame?).into_data() {
-                Ok(piece) => Frame::data(this.hand_on(piece)),
+                Ok(piece) => Frame::data(this.hand_on(piece, body)),
                 Err(trailers) => trailers,
             })
         }))
