@@ -150,6 +150,26 @@ impl App {
         let succession = Succession::new(&mut doors, &listen, registry.clone(), &now);
         let old = Old::take_in(predecessor, &registry, &dialable)?;
 
+        // Data: each worker on a thread of its own, which waits.
+        let access_log = AccessLog::start(&now.log, &metrics)?;
+        let fixed = proxy::Fixed::new(workers, dialable.clone(), access_log.lines());
+        let control = Handle::current();
+        let admin_is_apart = doors.admin.is_some();
+        let places = Places::new(now.limits.connections);
+        let shared = Shared {
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            admin: admin.clone(),
+            fixed,
+            config: config.clone(),
+            certificate: certificate.clone(),
+            places: places.semaphore(),
+            admin_is_apart,
+            control,
+        };
+        let waiting = doors.listen.shared;
+        let mut workers = Workers::start(shared, workers, doors.listen, doors.admin).await?;
+
         // Control: on the runtime that this runs on.
         let mut tasks = Tasks::default();
         let signed = Signed::of(&now, None).map_err(anyhow::Error::new)?.map(Arc::new);
@@ -172,7 +192,7 @@ impl App {
 
         // Before anybody is served: the first user should find dataservers.
         let snapshot = Snapshot::new(registry.clone(), metrics.clone(), config.clone(), dialable.clone());
-        let before = Before { old, snapshot: &snapshot, waiting: doors.listen.shared };
+        let before = Before { old, snapshot: &snapshot, waiting };
         let served = before.served(&registry, &metrics, &now, &stop).await;
         if !matches!(served, Ok(true)) {
             tasks.stop().await;
@@ -180,25 +200,7 @@ impl App {
         }
         hearing.start(&mut tasks, false);
         tasks.spawn_until_handed_over("snapshot on disk", |stop| snapshot.keep(stop));
-
-        // Data: each worker on a thread of its own.
-        let access_log = AccessLog::start(&now.log, &metrics)?;
-        let fixed = proxy::Fixed::new(workers, dialable.clone(), access_log.lines());
-        let control = Handle::current();
-        let admin_is_apart = doors.admin.is_some();
-        let places = Places::new(now.limits.connections);
-        let shared = Shared {
-            registry,
-            metrics: metrics.clone(),
-            admin: admin.clone(),
-            fixed,
-            config: config.clone(),
-            certificate: certificate.clone(),
-            places: places.semaphore(),
-            admin_is_apart,
-            control,
-        };
-        let mut workers = Workers::start(shared, workers, doors.listen, doors.admin)?;
+        workers.begin();
         tracing::info!(
             listen = shown(&listen),
             workers = workers.count(),

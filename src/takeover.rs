@@ -158,7 +158,7 @@ impl Offer {
             let why = format!("it was not ready within {} s", self.patience.as_secs());
             return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         };
-        let said = said?;
+        let said = said.map_err(broke_off)?;
         if said != READY {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what it should not"));
         }
@@ -204,7 +204,7 @@ impl Predecessor {
         let pid = look_at(&stream)?;
         let stream = stream.into_std()?;
         blocking(&stream)?;
-        let estate = wire::receive(&stream, set_bytes)?;
+        let estate = wire::receive(&stream, set_bytes).map_err(broke_off)?;
         Ok(Some(Self { stream, pid, estate }))
     }
 
@@ -242,6 +242,16 @@ impl Predecessor {
                 Ok(true)
             }
         }
+    }
+}
+
+/// The end of the connection is the other's.
+fn broke_off(error: io::Error) -> io::Error {
+    match error.kind() {
+        kind @ io::ErrorKind::UnexpectedEof => {
+            io::Error::new(kind, "the other one broke off; its log may say why")
+        }
+        _ => error,
     }
 }
 
@@ -293,5 +303,18 @@ mod tests {
         assert!(offer.is_given());
         drop(offer);
         assert_eq!(new.await.unwrap(), [Err(io::ErrorKind::TimedOut), Ok(true)]);
+    }
+
+    /// It has no file descriptor left, say: its log tells.
+    #[tokio::test]
+    async fn who_is_left_by_the_other_learns_that_it_broke_off() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = listener.local_addr().unwrap();
+        let offer = Offer::new(listen, None, PATIENCE).unwrap();
+        let new = spawn_blocking(move || Predecessor::meet(listen, 0).err().expect("an error").to_string());
+        tokio::select! {
+            _ = offer.taken_over(|| Err(io::ErrorKind::OutOfMemory.into())) => panic!("taken over"),
+            said = new => assert!(said.unwrap().contains("broke off")),
+        }
     }
 }

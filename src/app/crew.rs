@@ -1,11 +1,11 @@
-//! Threads that serve the same listeners: told to leave together, and asked whether they still answer.
+//! Threads that serve the same listeners: told together to begin and to leave, and asked whether they still answer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{SetOnce, mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::server::Leave;
@@ -15,6 +15,7 @@ type Ended = anyhow::Result<usize>;
 
 /// Threads that were started.
 pub(super) struct Crew {
+    begin: watch::Sender<bool>,
     leave: Arc<SetOnce<Leave>>,
     /// Somebody else has their listeners as well.
     listeners_are_shared: bool,
@@ -29,7 +30,8 @@ type Question = oneshot::Sender<()>;
 impl Crew {
     pub(super) fn new(listeners_are_shared: bool) -> Self {
         let (sender, ended) = mpsc::unbounded_channel();
-        Self { leave: Arc::default(), listeners_are_shared, asked: Vec::new(), sender, ended }
+        let (begin, leave) = Default::default();
+        Self { begin, leave, listeners_are_shared, asked: Vec::new(), sender, ended }
     }
 
     /// Starts a thread.
@@ -39,7 +41,8 @@ impl Crew {
         run: impl FnOnce(Post) -> Ended + Send + 'static,
     ) -> anyhow::Result<()> {
         let (asked, questions) = mpsc::channel(1);
-        let post = Post { leave: self.leave.clone(), questions: Questions(questions) };
+        let begin = self.begin.subscribe();
+        let post = Post { begin, leave: self.leave.clone(), questions: Questions(questions) };
         let panicked = Panicked(Some(self.sender.clone()));
         thread::Builder::new().name(name).spawn(move || panicked.report(run(post)))?;
         self.asked.push(asked);
@@ -49,6 +52,24 @@ impl Crew {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.asked.len()
+    }
+
+    /// Resolves when each has answered.
+    ///
+    /// # Errors
+    /// When one ends instead.
+    pub(super) async fn all_answer(&mut self) -> anyhow::Result<()> {
+        for thread in &self.asked {
+            if !answers(thread).await {
+                return Err(self.one_ended().await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells all of them to begin. Where that never happens, they end with what is left of the crew.
+    pub(super) fn begin(&self) {
+        self.begin.send_replace(true);
     }
 
     /// Resolves when one has ended though nobody told it to leave.
@@ -90,18 +111,23 @@ impl Pulse {
     pub(super) async fn is_felt(&self, within: Duration) -> bool {
         let all = async {
             for thread in &self.0 {
-                let (question, answer) = oneshot::channel();
-                if thread.send(question).await.is_ok() {
-                    let _ = answer.await; // or it has just ended
-                }
+                let _ = answers(thread).await; // or it has ended
             }
         };
         timeout(within, all).await.is_ok()
     }
 }
 
+/// Waits until a thread answers; false if it ends instead.
+async fn answers(thread: &mpsc::Sender<Question>) -> bool {
+    let (question, answer) = oneshot::channel();
+    thread.send(question).await.is_ok() && answer.await.is_ok()
+}
+
 /// What a thread is told and asked.
 pub(super) struct Post {
+    /// From when that is true it serves; if that never comes, it ends.
+    pub(super) begin: watch::Receiver<bool>,
     pub(super) leave: Arc<SetOnce<Leave>>,
     pub(super) questions: Questions,
 }
@@ -148,7 +174,7 @@ mod tests {
         crew.spawn("thread".to_owned(), run).unwrap();
     }
 
-    fn answering(Post { leave, questions }: Post) -> Ended {
+    fn answering(Post { leave, questions, .. }: Post) -> Ended {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
@@ -175,6 +201,34 @@ mod tests {
         drop(go_on);
         assert_eq!(crew.ended().await, 3);
         assert!(pulse.is_felt(10 * WITHIN).await);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_before_it_answers_is_told() {
+        let mut crew = Crew::new(false);
+        thread(&mut crew, answering);
+        crew.all_answer().await.unwrap();
+        thread(&mut crew, |_post| Err(anyhow::anyhow!("on purpose")));
+        assert_eq!(crew.all_answer().await.unwrap_err().to_string(), "on purpose");
+    }
+
+    #[tokio::test]
+    async fn those_that_never_begin_end_with_the_crew() {
+        for begins in [true, false] {
+            let mut crew = Crew::new(false);
+            let (tell, told) = oneshot::channel();
+            thread(&mut crew, move |mut post| {
+                let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+                let begun = runtime.block_on(post.begin.wait_for(|begun| *begun)).is_ok();
+                let _ = tell.send(begun);
+                Ok(0)
+            });
+            if begins {
+                crew.begin();
+            }
+            drop(crew);
+            assert_eq!(told.await, Ok(begins));
+        }
     }
 
     #[tokio::test]

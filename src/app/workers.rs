@@ -1,5 +1,6 @@
 //! The threads of the data plane: one a worker, and one for the admin paths if they have a listener of their own.
 
+use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,11 +8,11 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::time::Instant;
 
 use super::certificate::Certificate;
-use super::crew::{Crew, Post, Pulse, Questions};
+use super::crew::{Crew, Post, Pulse};
 use super::switch::{AdminOnly, Switch};
 use crate::admin::Admin;
 use crate::config::{Config, Running, Timeouts};
@@ -51,8 +52,9 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads for the users' listeners, and one for those of the admin paths.
-    pub(super) fn start(
+    /// Starts `count` threads for the users' listeners, and one for those of the admin paths. They accept nobody before they
+    /// are told to [begin](Self::begin), and have done by now all that may fail.
+    pub(super) async fn start(
         shared: Shared,
         count: usize,
         listeners: Listeners,
@@ -65,10 +67,21 @@ impl Workers {
             let run = move |post| shared.worker(index, listeners, spread, post);
             users.spawn(format!("worker-{index}"), run)?;
         }
-        let Some(listeners) = admin_listeners else { return Ok(Self { users, admin: None }) };
-        let mut admin = Crew::new(listeners.shared);
-        admin.spawn("admin".to_owned(), move |post| shared.admin_worker(listeners.into_sockets(), post))?;
-        Ok(Self { users, admin: Some(admin) })
+        let mut workers = Self { users, admin: None };
+        if let Some(listeners) = admin_listeners {
+            let admin = workers.admin.insert(Crew::new(listeners.shared));
+            let run = move |post| shared.admin_worker(listeners.into_sockets(), post);
+            admin.spawn("admin".to_owned(), run)?;
+            admin.all_answer().await?;
+        }
+        workers.users.all_answer().await?;
+        Ok(workers)
+    }
+
+    /// From now on they serve.
+    pub(super) fn begin(&self) {
+        self.users.begin();
+        self.admin.iter().for_each(Crew::begin);
     }
 
     /// How many carry requests.
@@ -125,15 +138,14 @@ impl Shared {
         index: usize,
         listeners: Vec<StdListener>,
         spread: Spread,
-        Post { leave, questions }: Post,
+        post: Post,
     ) -> anyhow::Result<usize> {
         let mut config = self.config.clone();
         let now = config.now();
         let settings = proxy::Settings::new(&now);
         let worker = proxy::Worker::new(index, &self.registry, &self.metrics, self.fixed.clone(), settings)
             .ok_or_else(|| anyhow::anyhow!("there are no counts for worker {index}"))?;
-        on_a_runtime_of_its_own(questions, async {
-            let listeners = on_this_runtime(listeners)?;
+        on_a_runtime_of_its_own(listeners, post, async |listeners, leave| {
             let http = Http::new(self.users(&now, index));
             let follow_config = async {
                 loop {
@@ -150,10 +162,10 @@ impl Shared {
             let serve = async {
                 if self.admin_is_apart {
                     let service = move |client| proxy::stack(&proxy, client);
-                    return server::serve(listeners, service, &http, places, spread, &leave).await;
+                    return server::serve(listeners, service, &http, places, spread, leave).await;
                 }
                 let service = move |client| Switch::new(proxy::stack(&proxy, client), admin(client));
-                server::serve(listeners, service, &http, places, spread, &leave).await
+                server::serve(listeners, service, &http, places, spread, leave).await
             };
             let serve_and_tunnels = async {
                 let (cut_off, deadline) = tokio::join!(serve, drain_deadline);
@@ -168,14 +180,9 @@ impl Shared {
     }
 
     /// The listener of the admin paths, if they have one of their own.
-    fn admin_worker(
-        &self,
-        listeners: Vec<StdListener>,
-        Post { leave, questions }: Post,
-    ) -> anyhow::Result<usize> {
+    fn admin_worker(&self, listeners: Vec<StdListener>, post: Post) -> anyhow::Result<usize> {
         let mut config = self.config.clone();
-        on_a_runtime_of_its_own(questions, async {
-            let listeners = on_this_runtime(listeners)?;
+        on_a_runtime_of_its_own(listeners, post, async |listeners, leave| {
             let http = Http::new(operators(&config.now()));
             let follow_config = async {
                 loop {
@@ -185,8 +192,7 @@ impl Shared {
             };
             // Of its own: users must not be able to shut operators out.
             let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-            let serve =
-                server::serve(listeners, self.admin_service(), &http, places, Spread::alone(), &leave);
+            let serve = server::serve(listeners, self.admin_service(), &http, places, Spread::alone(), leave);
             tokio::select! {
                 cut_off = serve => Ok(cut_off),
                 never = follow_config => never,
@@ -223,17 +229,24 @@ fn operators(Config { timeouts, limits, .. }: &Config) -> server::Settings {
     }
 }
 
-fn on_this_runtime(listeners: Vec<StdListener>) -> std::io::Result<Vec<TcpListener>> {
-    listeners.into_iter().map(TcpListener::from_std).collect()
-}
-
+/// Serves from when it is told to begin. What may fail comes before, so that nobody need leave for a gateway that fails; and
+/// questions are answered when that is done.
 fn on_a_runtime_of_its_own(
-    questions: Questions,
-    run: impl Future<Output = anyhow::Result<usize>>,
+    listeners: Vec<StdListener>,
+    Post { mut begin, leave, questions }: Post,
+    serve: impl AsyncFnOnce(Vec<TcpListener>, &SetOnce<Leave>) -> anyhow::Result<usize>,
 ) -> anyhow::Result<usize> {
     let runtime: LocalRuntime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let result = runtime.block_on(async {
+        let listeners = listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+        let run = async {
+            // Until then who comes is somebody else's, or waits.
+            if begin.wait_for(|begun| *begun).await.is_err() {
+                return Ok(0);
+            }
+            serve(listeners, &leave).await
+        };
         tokio::select! {
             result = run => result,
             never = questions.answer() => match never {},

@@ -36,6 +36,8 @@ pub fn trials() -> Vec<Trial> {
     ];
     let other = concat!(module_path!(), "::in_another_pid_namespace_as_well");
     trials.push(trial_with(other, &tools::PID_NAMESPACE, in_another_pid_namespace_as_well));
+    let without = concat!(module_path!(), "::a_new_gateway_without_file_descriptors_changes_nothing");
+    trials.push(trial_with(without, &tools::PRLIMIT, a_new_gateway_without_file_descriptors_changes_nothing));
     trials.extend(lingering::trials());
     trials.extend(told_to_stop::trials());
     trials
@@ -221,6 +223,30 @@ fn a_new_gateway_that_fails_to_start_changes_nothing() {
     assert!(old.process.is_running());
     // And the next one can.
     let _new = take_over(&where_it_listens(&old, 2, REGISTRY));
+    assert_eq!(old.process.wait().code(), Some(0));
+    users.go_on();
+    users.stop();
+}
+
+/// Enough of them for its sockets, and not for the runtimes of its workers.
+fn a_new_gateway_without_file_descriptors_changes_nothing() {
+    let stub = Stub::ok("answered");
+    let mut old = first(2, "");
+    old.announce(&[stub.addr()]);
+    let users = Users::of(old.listen);
+    let file = old.config.with_file_name("new.yaml");
+    std::fs::write(&file, where_it_listens(&old, 64, REGISTRY)).unwrap();
+    for limit in ["128", "256"] {
+        let command = Apiserver::command(&file);
+        let mut limited = std::process::Command::new(tools::PRLIMIT.as_ref().unwrap());
+        limited.arg(format!("--nofile={limit}:{limit}")).arg(command.get_program()).args(command.get_args());
+        let mut new = Process::start(limited.arg("--takeover").env_remove("RUST_LOG"));
+        assert_eq!(new.wait().code(), Some(1));
+        assert!(new.output().contains("Too many open files"), "{}", new.output());
+        users.go_on();
+        assert!(old.process.is_running());
+    }
+    let _new = take_over(&where_it_listens(&old, 64, REGISTRY));
     assert_eq!(old.process.wait().code(), Some(0));
     users.go_on();
     users.stop();

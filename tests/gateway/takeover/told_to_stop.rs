@@ -1,17 +1,21 @@
 //! Either of the two is told to stop while the new one gets ready. Somebody must be left for users.
 
-use std::net::TcpListener;
+use std::io::{BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 
 use super::{REGISTRY, Users, first, take_over, where_it_listens};
-use crate::support::{Apiserver, Process, Stub, event, eventually, get, pause, trials};
+use crate::support::{
+    Apiserver, Process, Stub, connect, event, eventually, get, pause, read_reply, request, trials,
+};
 
 pub fn trials() -> Vec<Trial> {
     trials![
         the_old_one_waits_for_the_new_one_and_no_request_fails,
         the_old_one_closes_as_ever_if_the_new_one_ends,
+        nobody_comes_to_the_new_one_before_it_has_taken_over,
         the_old_one_does_not_wait_for_ever_and_who_comes_does,
         the_new_one_takes_nothing_over_also_if_it_has_just_got_ready,
         a_new_one_that_comes_while_the_old_one_leaves_starts,
@@ -81,6 +85,21 @@ fn the_old_one_closes_as_ever_if_the_new_one_ends() {
     assert_eq!(stage.old.process.wait().code(), Some(0));
     assert!(stage.old.process.output().contains("nobody has taken over"));
     TcpListener::bind(stage.old.listen).expect("the port is free");
+}
+
+/// Its workers have the sockets already. Whom it had let in would end with it.
+fn nobody_comes_to_the_new_one_before_it_has_taken_over() {
+    let stage = Stage::new();
+    let mut new = stage.new_one("15s");
+    new.wait_for("its wait", |line| event(line, "heartbeats are read from this nsqd"));
+    let users: Vec<_> = (0..50).map(|_| connect(stage.old.listen)).collect();
+    let ask = |mut user: &TcpStream| {
+        user.write_all(&request("GET /", &[], b"")).unwrap();
+        read_reply(&mut BufReader::new(user), false).expect("no answer").text()
+    };
+    assert!(users.iter().all(|user| ask(user) == "answered"));
+    new.kill();
+    assert!(users.iter().all(|user| ask(user) == "answered"));
 }
 
 /// It stands still. If it goes on after all, whoever has come by then is served.
