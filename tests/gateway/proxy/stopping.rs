@@ -60,14 +60,21 @@ fn http_50_timeouts_drain_lets_requests_end_and_cuts_off_those_that_do_not() {
     assert!(gateway.process.output().contains("cut off"), "{}", gateway.process.output());
 }
 
+/// Bytes that do not fit into what a user who does not read makes room for.
+const LARGE: usize = 300_000;
+
+/// Answers with so many after a while.
+fn slow_and_large() -> Stub {
+    Stub::answering(|_| {
+        pause(Duration::from_millis(500));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
+        [head.as_bytes(), &vec![b'a'; LARGE]].concat()
+    })
+}
+
 /// Its request meets a connection that is about to close, with an answer that it has not read yet.
 fn http_50_who_asks_once_more_than_it_may_has_its_last_answer_whole() {
-    let whole = 300_000;
-    let stub = Stub::answering(move |_| {
-        pause(Duration::from_millis(500));
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {whole}\r\n\r\n");
-        [head.as_bytes(), &vec![b'a'; whole]].concat()
-    });
+    let stub = slow_and_large();
     let mut gateway = gateway_and("", &[&stub]);
     let user = connect(gateway.listen);
     SockRef::from(&user).set_recv_buffer_size(8 * 1024).unwrap();
@@ -79,7 +86,7 @@ fn http_50_who_asks_once_more_than_it_may_has_its_last_answer_whole() {
     (&user).write_all(&request("GET /", &[], b"")).unwrap();
     pause(Duration::from_millis(200)); // for that to arrive
     let reply = read_reply(&mut BufReader::new(&user), false).unwrap();
-    assert_eq!((reply.body.len(), reply.complete, reply.header("connection")), (whole, true, Some("close")));
+    assert_eq!((reply.body.len(), reply.complete, reply.header("connection")), (LARGE, true, Some("close")));
     drop(user);
     assert_eq!(gateway.process.wait().code(), Some(0));
 }
@@ -373,12 +380,7 @@ fn http_50_the_rest_of_an_http2_answer_comes_when_its_user_has_room() {
 
 /// It makes room for more than there is, which arrives when the gateway has sent everything.
 fn http_50_an_http2_answer_is_whole_though_its_user_has_said_more() {
-    let whole = 300_000;
-    let stub = Stub::answering(move |_| {
-        pause(Duration::from_millis(500));
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {whole}\r\n\r\n");
-        [head.as_bytes(), &vec![b'a'; whole]].concat()
-    });
+    let stub = slow_and_large();
     let mut gateway = gateway_and("", &[&stub]);
     let mut frames = Frames::connect(gateway.listen, &[0, 4, 0, 15, 0, 0]);
     SockRef::from(&frames.stream).set_recv_buffer_size(8 * 1024).unwrap();
@@ -404,7 +406,7 @@ fn http_50_an_http2_answer_is_whole_though_its_user_has_said_more() {
     pause(Duration::from_millis(200)); // for the rest of it
     frames.send(kind::WINDOW_UPDATE, 0, 0, &100_000u32.to_be_bytes());
     pause(Duration::from_millis(200)); // for that to arrive
-    assert_eq!(read(&mut frames, u8::MAX), whole);
+    assert_eq!(read(&mut frames, u8::MAX), LARGE);
     drop(frames);
     assert_eq!(gateway.process.wait().code(), Some(0));
 }
