@@ -1,4 +1,4 @@
-//! What the name of a dataserver leads to.
+//! What the name of a dataserver leads to, and connecting to the first of it that is well.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

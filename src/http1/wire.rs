@@ -122,9 +122,11 @@ impl<IO: Io> Wire<IO> {
         poll: impl FnOnce(Pin<&mut IO>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let written = self.poll_io(poll);
-        if let Poll::Ready(Err(error)) = &written {
-            // That the other side takes no more says nothing of what it has sent.
-            self.failed = Some(error.kind()).filter(|kind| *kind != io::ErrorKind::BrokenPipe);
+        // That the other side takes no more says nothing of what it has sent.
+        if let Poll::Ready(Err(error)) = &written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.failed = Some(error.kind());
         }
         written
     }

@@ -182,3 +182,31 @@ impl Drop for Lease {
         self.upstream.counts.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::Phase;
+    use crate::protocol::Protocol;
+    use crate::registry::{Beat, Registry, Settings};
+
+    /// A dataserver to which no connection is kept has one looked up for each request.
+    #[test]
+    fn what_a_name_leads_to_is_not_forgotten_with_the_last_connection() {
+        let (registry, pool) = (Registry::new(Settings::default()), Pool::new(1));
+        let now = Instant::now();
+        for addr in ["dataserver.example:1", "10.0.0.1:1"] {
+            let addr: Addr = addr.parse().unwrap();
+            let (protocol, phase) = (Protocol::Http1, Phase::Up);
+            let beat = Beat { addr: &addr, protocol, phase, incarnation: None, sent: now, nsqd: "" };
+            registry.record(&beat, now);
+            pool.upstream(&registry.entry(&addr).unwrap(), 0);
+        }
+        pool.close_idle(Duration::ZERO);
+        let left: Vec<_> = pool.upstreams.borrow().values().map(|left| left.addr.to_string()).collect();
+        assert_eq!(left, ["dataserver.example:1"]);
+        registry.expel(now, |_| Some(false));
+        pool.close_idle(Duration::ZERO);
+        assert!(pool.upstreams.borrow().is_empty());
+    }
+}
