@@ -250,9 +250,13 @@ impl<IO: Io> Shared<IO> {
             }
             *parsed = 0;
             interim.count += 1;
-            interim.continued |= status == StatusCode::CONTINUE;
             if interim.count > MAX_INTERIM {
                 return Poll::Ready(Err(Error::Malformed(Malformed::Interim)));
+            }
+            if status == StatusCode::CONTINUE && !std::mem::replace(&mut interim.continued, true) {
+                // The body that waits for it goes on first: an answer that came with it may be made of that.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }

@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         http_25_an_http10_user_may_keep_the_connection,
         http_26_a_user_is_told_to_go_on_when_a_dataserver_was_chosen,
         http_26_a_final_status_comes_instead_of_a_100,
+        http_26_a_body_that_was_asked_for_is_sent_though_its_answer_has_begun,
         http_26_without_a_dataserver_there_is_no_100,
         http_26_http10_has_no_expectations,
         http_27_interim_answers_neither_hang_nor_leak,
@@ -170,6 +171,28 @@ fn http_26_a_user_is_told_to_go_on_when_a_dataserver_was_chosen() {
 }
 
 /// A dataserver that wants to see no body must be able to say so before the user sends it.
+/// The dataserver says both at once, and makes its answer of what it then gets.
+fn http_26_a_body_that_was_asked_for_is_sent_though_its_answer_has_begun() {
+    let stub = Stub::raw(|stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let _ = read_head(&mut reader);
+        let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+        let _ = (&stream).write_all(answer);
+        let mut body = [0; 5];
+        if reader.read_exact(&mut body).is_ok() {
+            let _ = (&stream).write_all(&body);
+        }
+    });
+    let gateway = gateway_and("timeouts: {idle_body: 5s}\n", &[&stub]);
+    let mut stream = begin(gateway.listen, EXPECTING);
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (first, _) = read_head(&mut reader).expect("no 100");
+    assert!(first.starts_with("HTTP/1.1 100 "), "{first}");
+    stream.write_all(b"hello").unwrap();
+    let reply = read_reply(&mut reader, false).unwrap();
+    assert_eq!((reply.status, reply.text().as_str(), reply.complete), (200, "hello", true));
+}
+
 fn http_26_a_final_status_comes_instead_of_a_100() {
     let stub = Stub::raw(|stream| {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
