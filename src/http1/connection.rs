@@ -239,15 +239,24 @@ async fn exchange<IO: Io, B: Body<Data = Bytes> + Unpin>(
     parts.recycle();
     let mut outgoing =
         Outgoing { output: Output::new(head, framing, asked.takes_trailers), keep_alive, broken: false };
-    match poll_fn(|cx| outgoing.poll_write(transport, Pin::new(&mut body), cx)).await {
+    let ends_with_connection = framing == Framing::UntilClose;
+    if ends_with_connection {
+        // Also where nobody here can see to it any more: the gateway may be killed.
+        transport.state().wire.reset_when_closed(true);
+    }
+    let written = poll_fn(|cx| outgoing.poll_write(transport, Pin::new(&mut body), cx)).await;
+    if ends_with_connection && written.is_ok() {
+        transport.state().wire.reset_when_closed(false);
+    }
+    // HTTP/1.0 has no last chunk to miss, and its programs do not count bytes.
+    let visible = !ends_with_connection && asked.version != Version::HTTP_10;
+    match written {
         Ok(()) if status == StatusCode::SWITCHING_PROTOCOLS => Ended::Switched,
         Ok(()) if keep_alive && transport.state().wire.body.is_end() => Ended::KeptAlive,
         Ok(()) => Ended::Answered { users_last },
-        Err(Stopped::Left) => Ended::Left,
-        Err(Stopped::Broken) => {
-            // HTTP/1.0 has no last chunk to miss, and its programs do not count bytes.
-            Ended::Broken { visible: framing != Framing::UntilClose && asked.version != Version::HTTP_10 }
-        }
+        // A user that does not read may do so later, and what is in the kernel is not the whole.
+        Err(Stopped::Left) if visible => Ended::Left,
+        Err(Stopped::Left | Stopped::Broken) => Ended::Broken { visible },
     }
 }
 

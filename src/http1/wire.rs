@@ -18,6 +18,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
     /// What is written from now on is the last, and the end follows at once: they may go out together.
     fn write_last(&mut self) {}
 
+    /// Whether from now on it is reset where it is closed, by whatever closes it.
+    fn reset_when_closed(&mut self, _reset: bool) {}
+
     /// A write may wait for its reader for as long as that likes from now on.
     fn lift_write_limit(&mut self) {}
 }
@@ -143,6 +146,13 @@ impl<IO: Io> Wire<IO> {
     pub(super) fn write_last(&mut self) {
         if let Some(io) = &mut self.io {
             io.write_last();
+        }
+    }
+
+    /// As [`Io::reset_when_closed`].
+    pub(super) fn reset_when_closed(&mut self, reset: bool) {
+        if let Some(io) = &mut self.io {
+            io.reset_when_closed(reset);
         }
     }
 

@@ -217,7 +217,7 @@ impl Http {
                     close(&mut stream, limit).await;
                 }
                 Ending::Linger => self.linger(&mut stream).await,
-                Ending::Reset => stream.socket().reset_when_closed(),
+                Ending::Reset => stream.reset_when_closed(true),
                 Ending::Other(seen) => {
                     open.speaks(Protocol::Http2);
                     // In a box: a connection of HTTP/1 must not have the room for both.

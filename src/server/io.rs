@@ -42,6 +42,11 @@ impl Io for Socket {
         self.flags |= SendFlags::MORE;
     }
 
+    fn reset_when_closed(&mut self, reset: bool) {
+        // A socket that does not linger is reset instead of closed.
+        let _ = SockRef::from(&self.stream).set_linger(reset.then_some(Duration::ZERO));
+    }
+
     fn lift_write_limit(&mut self) {
         (self.write_limit, self.write_timer) = (None, None);
     }
@@ -50,6 +55,10 @@ impl Io for Socket {
 impl Io for TlsStream<Socket> {
     fn write_last(&mut self) {
         self.get_mut().0.write_last();
+    }
+
+    fn reset_when_closed(&mut self, reset: bool) {
+        self.get_mut().0.reset_when_closed(reset);
     }
 
     fn lift_write_limit(&mut self) {
@@ -127,12 +136,6 @@ impl Socket {
     pub(super) fn new(stream: TcpStream, write_limit: Rc<Cell<Duration>>, open: Rc<dyn Any>) -> Self {
         let (flags, moved) = (SendFlags::NOSIGNAL, OnceCell::new());
         Self { stream, flags, write_limit: Some(write_limit), write_timer: None, moved, _open: open }
-    }
-
-    /// The user must not take what it got for all there is.
-    pub(super) fn reset_when_closed(&self) {
-        // A socket that does not linger is reset instead of closed.
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
     /// From now on notes there when a part of an answer was written, which is larger than what keeps a connection

@@ -28,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         http_34_a_dataserver_that_closes_before_it_answers_is_502,
         http_35_an_answer_that_breaks_off_is_visibly_broken,
         http_35_an_http10_user_sees_a_reset_and_no_end,
+        http_35_an_http10_user_who_is_cut_off_sees_a_reset_and_no_end,
         http_35_an_http2_user_sees_a_reset_of_the_stream,
         http_35_a_reset_that_an_upload_meets_is_no_end_of_an_answer,
         http_35_an_answer_is_whole_though_the_one_behind_it_breaks_off,
@@ -224,6 +225,35 @@ const BROKEN: [&[u8]; 2] = [
 ];
 
 /// The end of the connection is the end of the answer, so that it must not look like one.
+/// Nothing else tells it from a whole answer, whoever cut it off: the gateway for a reader that does not read, or at the end of
+/// its drain, or whoever killed the gateway.
+fn http_35_an_http10_user_who_is_cut_off_sees_a_reset_and_no_end() {
+    const CHUNK: [u8; 16384] = [b'x'; 16384];
+    let stub = Stub::raw(|stream| {
+        let _ = read_head(&mut BufReader::new(&stream));
+        let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        while [&b"4000\r\n"[..], &CHUNK, b"\r\n"].iter().all(|part| (&stream).write_all(part).is_ok()) {
+            pause(Duration::from_millis(1));
+        }
+    });
+    for end in ["not reading", "TERM", "KILL"] {
+        let config = "timeouts: {idle_body: 500ms, drain: 500ms}\n";
+        let gateway = gateway_and(config, &[&stub]);
+        let mut stream = begin(gateway.listen, b"GET / HTTP/1.0\r\n\r\n");
+        eventually("it to be under way", || {
+            (gateway.metric("gateway_requests_in_flight") >= 1.0).then_some(())
+        });
+        if end == "not reading" {
+            eventually("it to be cut", || (gateway.metric("gateway_requests_in_flight") < 1.0).then_some(()));
+        } else {
+            stream.read_exact(&mut [0; 1]).unwrap();
+            gateway.process.signal(end);
+        }
+        let ended = stream.read_to_end(&mut Vec::new());
+        assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{end}");
+    }
+}
+
 fn http_35_an_http10_user_sees_a_reset_and_no_end() {
     for answer in BROKEN {
         let stub = breaking(answer);
