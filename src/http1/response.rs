@@ -80,8 +80,12 @@ fn parse_into<'b>(
         says.hear(field, &parts.headers)?;
     }
     let body = says.length(&mut parts, method)?;
-    let keep_alive =
-        body != Length::UntilClose && !says.close && (parts.version == Version::HTTP_11 || says.keep_alive);
+    // What says that it has a body where there can be none may send one, and late: the next answer would be read from that.
+    let is_over = parts.status != StatusCode::NO_CONTENT || !says.has_a_body();
+    let keep_alive = is_over
+        && body != Length::UntilClose
+        && !says.close
+        && (parts.version == Version::HTTP_11 || says.keep_alive);
     Ok(Some(Head { parts, body, bytes: parsed, keep_alive }))
 }
 
@@ -136,6 +140,11 @@ impl Says {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether there are bytes behind the head, by what its fields say.
+    fn has_a_body(&self) -> bool {
+        self.chunked || matches!(self.content_length, Some(Said::Once(1..) | Said::Again(1..)))
     }
 
     /// Where the body ends. Of two fields that say so the one that counts is left.

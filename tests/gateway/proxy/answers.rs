@@ -34,6 +34,7 @@ pub fn trials() -> Vec<Trial> {
         http_35_an_answer_is_whole_though_the_one_behind_it_breaks_off,
         http_36_what_follows_an_answer_is_dropped_with_its_connection,
         http_36_a_body_that_cannot_be_is_dropped_with_its_connection,
+        http_36_a_body_that_cannot_be_and_comes_late_is_nobodys_answer,
         http_37_an_early_answer_reaches_a_user_who_still_sends,
         http_37_a_dataserver_that_closes_on_an_upload_is_an_answer_too,
         http_37_a_user_who_never_stops_is_cut,
@@ -358,6 +359,32 @@ fn http_36_what_follows_an_answer_is_dropped_with_its_connection() {
 }
 
 /// A dataserver that sends a body where there can be none: what follows is not the next user's answer.
+/// Some servers send a body behind a 204, in a write of its own. The next request may already be there.
+fn http_36_a_body_that_cannot_be_and_comes_late_is_nobodys_answer() {
+    for length in ["content-length: 43", "transfer-encoding: chunked"] {
+        let stub = Stub::raw(move |stream| {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            while let Some((first, _)) = read_head(&mut reader) {
+                if first.starts_with("GET /fine") {
+                    let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine");
+                    continue;
+                }
+                let _ =
+                    (&stream).write_all(format!("HTTP/1.1 204 No Content\r\n{length}\r\n\r\n").as_bytes());
+                pause(Duration::from_millis(5));
+                let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison");
+            }
+        });
+        let gateway = gateway_and("gateway: {workers: 1}\n", &[&stub]);
+        for _ in 0..10 {
+            let both = [request("GET /odd", &[], b""), request("GET /fine", &[], b"")].concat();
+            let mut reader = BufReader::new(begin(gateway.listen, &both));
+            assert_eq!(read_reply(&mut reader, true).unwrap().status, 204);
+            assert_eq!(read_reply(&mut reader, false).unwrap().text(), "fine", "{length}");
+        }
+    }
+}
+
 fn http_36_a_body_that_cannot_be_is_dropped_with_its_connection() {
     const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
     for status in ["200 OK", "304 Not Modified", "204 No Content"] {
