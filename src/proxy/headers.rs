@@ -81,7 +81,7 @@ where
         let settings = self.worker.settings();
         request::join_cookies(&mut head);
         // HTTP/1 counted its fields when it read them; hyper counts only the bytes of HTTP/2.
-        if head.headers.len() > settings.limits.headers {
+        if head.headers.len().saturating_sub(body.made) > settings.limits.headers {
             return Checked::refused(Error::TooManyFields);
         }
         let trailers = match request::rewrite(

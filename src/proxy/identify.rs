@@ -100,9 +100,12 @@ where
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let settings = self.worker.settings();
         let mut rng = self.worker.rng.borrow_mut();
+        let came = request.headers().len();
         settle_trace(request.headers_mut(), settings.traceparent, &mut *rng);
         let id = settle_id(request.headers_mut(), settings.request_id, &mut *rng);
         drop(rng);
+        let made = request.headers().len().saturating_sub(came);
+        request.body_mut().made = made;
         request.body_mut().id.clone_from(&id);
         IdentifyFuture { inner: self.inner.call(request), id }
     }

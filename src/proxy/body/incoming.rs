@@ -12,6 +12,8 @@ pub struct Incoming {
     wire: Wire,
     /// What the request is called, once that is settled.
     pub(in crate::proxy) id: Option<RequestId>,
+    /// How many fields its head has got here, which its user did not send.
+    pub(in crate::proxy) made: usize,
     /// Where to tell what becomes of it, if anybody wants to know.
     pub(in crate::proxy) entry: Option<Rc<Entry>>,
 }
@@ -33,7 +35,7 @@ impl Incoming {
     }
 
     fn new(wire: Wire) -> Self {
-        Self { wire, id: None, entry: None }
+        Self { wire, id: None, made: 0, entry: None }
     }
 }
 

@@ -16,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
         an_id_cannot_be_taken_away_by_naming_it_as_hop_by_hop,
         the_gateways_own_errors_name_the_request,
         each_request_of_a_connection_has_its_own_id,
+        names_that_are_made_do_not_count_for_limits_headers,
     ]
 }
 
@@ -101,4 +102,12 @@ fn each_request_of_a_connection_has_its_own_id() {
         let reply = read_reply(&mut BufReader::new(&stream), false).unwrap();
         assert_eq!(reply.header("x-request-id"), id);
     }
+}
+
+fn names_that_are_made_do_not_count_for_limits_headers() {
+    let stub = Stub::ok("");
+    let config = "gateway: {request_id: make, traceparent: make}\nlimits: {headers: 10}\n";
+    let gateway = gateway_and(config, &[&stub]);
+    let as_many_as_may_be = request("GET /", &[("x", "1"); 9], b""); // and a Host
+    assert_eq!(exchange(gateway.listen, &as_many_as_may_be).status, 200);
 }
