@@ -45,11 +45,12 @@ impl UpstreamBody {
         match this.stream.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.moved();
-                if frame.is_trailers() {
+                // Whatever its user has yet to read: kept for that, its connection would be the older for the next request.
+                if frame.is_trailers() || this.stream.is_end_stream() {
                     this.end();
-                    if !this.trailers {
-                        return Poll::Ready(None);
-                    }
+                }
+                if frame.is_trailers() && !this.trailers {
+                    return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -71,6 +72,8 @@ impl UpstreamBody {
 
     fn end(&mut self) {
         if let Some(lease) = self.lease.take() {
+            // What comes on that connection from here on belongs to somebody else.
+            self.stream = Stream::Nothing;
             lease.give_back();
         }
     }
@@ -90,8 +93,8 @@ impl UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        // A body of known length is not polled to its end, but dropped when the length is reached. Dropped
-        // before that, the user has gone, and what is still to come belongs to nobody.
+        // One that has no bytes is not polled. Dropped before its end, the user has gone, and what is still to come
+        // belongs to nobody.
         if self.stream.is_end_stream() {
             self.end();
         }

@@ -16,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
         no_more_idle_connections_are_kept_than_limits_pool,
         idle_connections_to_a_dataserver_that_left_are_closed,
         a_client_that_asks_much_at_once_closes_no_idle_connection,
+        a_connection_is_free_when_its_answer_was_read_though_the_user_has_yet_to_read_it,
     ]
 }
 
@@ -108,4 +109,23 @@ fn a_client_that_asks_much_at_once_closes_no_idle_connection() {
         }
         assert_eq!(open.load(Ordering::SeqCst), stub.connections(), "after {count}");
     }
+}
+
+fn a_connection_is_free_when_its_answer_was_read_though_the_user_has_yet_to_read_it() {
+    let answer = [&b"HTTP/1.1 200 OK\r\ncontent-length: 40000\r\n\r\n"[..], &vec![b'x'; 40_000]].concat();
+    let stub = Stub::answering(move |_| answer.clone());
+    let gateway = gateway_and("gateway: {workers: 1, admin_listen: '127.0.0.1:0'}\n", &[&stub]);
+    let mut user = connect(gateway.listen);
+    // More than both kernels have room for, and one of them waits in the gateway.
+    user.write_all(&request("GET /", &[], b"").repeat(1000)).unwrap();
+    eventually("the answers to find no room", || {
+        let before = stub.requests().len();
+        pause(std::time::Duration::from_millis(200));
+        (before > 0 && stub.requests().len() == before).then_some(())
+    });
+    let shown = || get(gateway.admin.unwrap(), &format!("/dataservers/{}", stub.addr())).json();
+    assert!(gateway.metric("gateway_requests_in_flight") > 0.5);
+    assert_eq!(shown()["in_flight"], 0);
+    assert_eq!(get(gateway.listen, "/").body.len(), 40_000);
+    assert_eq!(stub.connections(), 1, "the one that there was could have been used");
 }
