@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming as Hyper;
 use pin_project_lite::pin_project;
@@ -19,7 +20,7 @@ use tower::Service;
 
 use crate::alarm::Alarm;
 use crate::http1::Unwaited;
-use crate::message::{Pieces, Request, Response};
+use crate::message::{Pieces, Request, Response, ends_with_head};
 use crate::proxy::{Body, Incoming, is_grpc};
 
 /// How long a cancelled stream counts, at most.
@@ -196,8 +197,9 @@ where
         let stream = Rc::new(Stream { streams, waits_for_user, moved, answered, unwaited, stalled });
         // hyper makes a task of the stream right after this.
         self.executor.next.set(Some(stream.clone()));
+        let to_head = request.method() == Method::HEAD;
         let answer = self.service.borrow_mut().call(request);
-        AnswerFuture { answer, stream: Some(stream) }
+        AnswerFuture { answer, to_head, stream: Some(stream) }
     }
 }
 
@@ -205,6 +207,7 @@ pin_project! {
     pub(super) struct AnswerFuture<F> {
         #[pin]
         answer: F,
+        to_head: bool,
         stream: Option<Rc<Stream>>,
     }
 }
@@ -224,13 +227,17 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for AnswerFu
                 stream.streams.unwaited.set(stream.streams.unwaited.get() + 1);
             }
         }
-        Poll::Ready(Ok(response.map(|body| Answer { body, pieces: Pieces::default(), stream }).into()))
+        let ends_with_head = ends_with_head(*this.to_head, response.status());
+        let answer = |body| Answer { body, ends_with_head, pieces: Pieces::default(), stream };
+        Poll::Ready(Ok(response.map(answer).into()))
     }
 }
 
 /// An answer's body, which is asked for more when the user has room for it.
 pub(super) struct Answer {
     body: Body,
+    /// Nothing of the body is sent.
+    ends_with_head: bool,
     pieces: Pieces,
     stream: Option<Rc<Stream>>,
 }
@@ -243,7 +250,7 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Self { body, pieces, stream } = &mut *self;
+        let Self { body, pieces, stream, .. } = &mut *self;
         let frame = match pieces.next() {
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             None => Pin::new(body)
@@ -258,7 +265,7 @@ impl http_body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.body.is_end_stream()
+        self.ends_with_head || (self.pieces.is_empty() && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

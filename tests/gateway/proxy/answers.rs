@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
     trials![
         http_30_head_and_304_keep_their_length_and_204_has_none,
         http_30_over_http2_too,
+        http_30_the_gateways_own_answer_to_head_over_http2,
         http_31_chunks_win_over_a_length_in_an_answer,
         http_32_junk_is_502,
         http_32_a_head_over_the_limits_is_502,
@@ -185,6 +186,22 @@ fn http_30_over_http2_too() {
             let got =
                 response.headers().get("content-length").map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(got.as_deref(), length, "{line}");
+            assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+        }
+    });
+}
+
+/// There is no dataserver, and no such request.
+fn http_30_the_gateways_own_answer_to_head_over_http2() {
+    use http_body_util::BodyExt;
+    let gateway = Apiserver::start("limits: {headers: 20}\n");
+    super::http2::with_client(gateway.listen, async |mut sender| {
+        for (fields, status) in [(0, 503), (30, 431)] {
+            let head = http::Request::builder().method("HEAD").uri("http://a/");
+            let head = (0..fields).fold(head, |head, _| head.header("x-many", "1"));
+            let request = head.body(http_body_util::Full::default()).unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), status);
             assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
         }
     });
