@@ -24,8 +24,11 @@ pub(crate) struct Resolved {
 struct State {
     /// What was found last, and since when that holds.
     known: Option<(Instant, Arc<[SocketAddr]>)>,
-    lookup: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+    lookup: Option<JoinHandle<Ended>>,
 }
+
+/// When a lookup ended, and what it found.
+type Ended = (Instant, io::Result<Vec<SocketAddr>>);
 
 impl Resolved {
     /// The addresses of `addr`, which is always the same one; not looked up again for as long as they are `fresh`. Where some
@@ -56,24 +59,31 @@ impl Resolved {
     ) -> io::Result<Arc<[SocketAddr]>> {
         let mut state = self.state.lock().await;
         let State { known, lookup: running } = &mut *state;
+        // One that ended when nobody waited any more tells where the name led then, which may be long ago.
+        if let Some(ended) = running.take_if(|lookup| lookup.is_finished())
+            && let Ok((since, Ok(found))) = ended.await
+        {
+            *known = Some((since, found.into()));
+        }
         if let Some((since, targets)) = known
             && since.elapsed() < fresh
         {
             return Ok(targets.clone());
         }
-        let lookup = running.get_or_insert_with(|| spawn_blocking(lookup));
+        let lookup = running.get_or_insert_with(|| spawn_blocking(|| ended(lookup)));
         let ended = match known {
             Some(_) => timeout(patience, lookup).await.map_err(io::Error::from),
             None => Ok(lookup.await),
         };
         let found = ended.and_then(|ended| {
             *running = None;
-            ended.map_err(io::Error::other).flatten()
+            let (since, found) = ended.map_err(io::Error::other)?;
+            Ok((since, found?))
         });
         match (found, known) {
-            (Ok(found), known) => {
+            (Ok((since, found)), known) => {
                 let targets: Arc<[_]> = found.into();
-                *known = Some((Instant::now(), targets.clone()));
+                *known = Some((since, targets.clone()));
                 Ok(targets)
             }
             (Err(_), Some((since, targets))) => {
@@ -84,6 +94,11 @@ impl Resolved {
             (Err(error), None) => Err(error),
         }
     }
+}
+
+fn ended(lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>>) -> Ended {
+    let found = lookup();
+    (Instant::now(), found)
 }
 
 /// Connects to the first of these that takes the connection. A share of the time until `deadline` is for each: one that says
@@ -168,7 +183,36 @@ mod tests {
         assert_eq!(resolved.resolve(PATIENT, PATIENT, waits).await.unwrap()[..], [address(1)]);
         assert!(begun.elapsed() < PATIENT / 2, "those that are known count as fresh again");
         answer.send(address(2)).unwrap();
-        assert_eq!(resolved.resolve(fresh, PATIENT, waits).await.unwrap()[..], [address(2)]);
+        has_ended(&resolved).await;
+        assert_eq!(resolved.resolve(PATIENT, PATIENT, waits).await.unwrap()[..], [address(2)]);
+    }
+
+    async fn has_ended(resolved: &Resolved) {
+        let begun = Instant::now();
+        while resolved.is_looking_up() {
+            assert!(begun.elapsed() < PATIENT);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The name server was slow once, and nobody had to connect for a long time after that.
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_is_as_old_as_it_is() {
+        let fresh = Duration::from_millis(20);
+        for answer in [|| Ok(vec![address(1)]), || Err(io::ErrorKind::NotFound.into())] {
+            let resolved = Resolved::default();
+            let (go_on, waits) = mpsc::channel::<()>();
+            let slow = move || {
+                let _ = waits.recv();
+                answer()
+            };
+            assert!(timeout(Duration::from_millis(5), resolved.resolve(fresh, PATIENT, slow)).await.is_err());
+            drop(go_on);
+            has_ended(&resolved).await;
+            tokio::time::sleep(2 * fresh).await;
+            let found = resolved.resolve(fresh, PATIENT, || Ok(vec![address(2)])).await;
+            assert_eq!(found.unwrap()[..], [address(2)], "where the name leads by now");
+        }
     }
 
     #[tokio::test]
