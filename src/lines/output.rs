@@ -1,7 +1,7 @@
 //! The other end: standard error, standard output, or a file that may be renamed away.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub(super) struct Output {
     path: Option<PathBuf>,
     /// When the path was last followed.
     looked: Instant,
-    /// The last line was written in part.
+    /// The last line that is there was written in part.
     torn: bool,
 }
 
@@ -70,14 +70,17 @@ impl Output {
     }
 
     pub(super) fn new(file: File, path: Option<PathBuf>) -> Self {
-        Self { file, path, looked: Instant::now(), torn: false }
+        let torn = path.as_deref().is_some_and(ends_within_a_line);
+        Self { file, path, looked: Instant::now(), torn }
     }
 
     /// Opens the file again. If that does not work, the one that is open goes on.
     pub(super) fn reopen(&mut self) {
-        if let Some(file) = self.path.as_deref().and_then(|path| open(path).ok()) {
+        if let Some(path) = &self.path
+            && let Ok(file) = open(path)
+        {
+            self.torn = ends_within_a_line(path);
             self.file = file;
-            self.torn = false;
         }
     }
 
@@ -133,6 +136,22 @@ fn open(path: &Path) -> io::Result<File> {
         }
     }
     OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+}
+
+/// Whether a full disk has left a part of a line at its end, of this process or of one before it.
+fn ends_within_a_line(path: &Path) -> bool {
+    let last = || {
+        // Anything else may wait for somebody.
+        if !fs::metadata(path)?.is_file() {
+            return Ok([b'\n']);
+        }
+        let (mut file, mut last) = (File::open(path)?, [0]);
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        io::Result::Ok(last)
+    };
+    // One that is empty has no end, and one that may not be read is as good as any.
+    last().is_ok_and(|last| last != [b'\n'])
 }
 
 fn count(lines: &[u8]) -> u64 {

@@ -165,6 +165,26 @@ fn a_file_that_is_renamed_away_is_made_anew() {
 }
 
 #[test]
+fn what_a_full_disk_has_left_of_a_line_is_not_made_a_part_of_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    fs::write(&path, "whole\nha").unwrap();
+    let running = run(Output::open(&Destination::File(path.clone())).unwrap(), SETTINGS);
+    let push = |line: &str| {
+        running.lines.push(line.as_bytes());
+        assert!(running.lines.flush(LONG));
+    };
+    push("one\n");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "whole\nha\none\n");
+    fs::write(&path, "hal").unwrap();
+    running.lines.reopen();
+    push("two\n");
+    running.lines.reopen();
+    push("three\n");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hal\ntwo\nthree\n");
+}
+
+#[test]
 fn a_pipe_by_its_name_is_refused_before_it_holds_anybody_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
