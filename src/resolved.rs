@@ -1,7 +1,7 @@
 //! What the name of a dataserver leads to, and connecting to the first of it that is well.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,13 +106,35 @@ fn ended(lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>>) -> Ended {
 pub(crate) async fn connect(targets: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut failure = io::ErrorKind::AddrNotAvailable.into();
     for (target, share) in targets.iter().zip(shares(targets.len(), deadline)) {
-        match timeout(share(), TcpStream::connect(target)).await {
+        match timeout(share(), connect_to(*target)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => failure = error,
             Err(late) => failure = late.into(),
         }
     }
     Err(failure)
+}
+
+/// Connects to this address. Of one that no way leads to from here, as none does to IPv6 where there is none, the kernel says the
+/// same as when all ports are used up. Only that is this machine's own lack.
+pub(crate) async fn connect_to(target: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(target).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable if !is_there_a_way(target) => {
+            io::ErrorKind::NetworkUnreachable.into()
+        }
+        _ => error,
+    })
+}
+
+/// Whether a packet could be sent there. None is.
+fn is_there_a_way(target: SocketAddr) -> bool {
+    let any = match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let tried = UdpSocket::bind(SocketAddr::new(any, 0)).and_then(|socket| socket.connect(target));
+    // Anything else, as that there is no file descriptor left for it, does not tell.
+    !tried.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// For each of `count` that are asked in turn, its share of what is then left until `deadline`.
@@ -229,5 +251,31 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), well);
         let failure = connect(&[silent], Instant::now() + within / 10).await.unwrap_err();
         assert_eq!(failure.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// In a process of its own, in a network that leads nowhere: as to IPv6 in a container that has none.
+    #[test]
+    fn that_no_way_leads_somewhere_is_no_lack_of_ports() {
+        const WHICH: &str = "resolved::tests::that_no_way_leads_somewhere_is_no_lack_of_ports";
+        const ALONE: &str = "IN_A_NETWORK_THAT_LEADS_NOWHERE";
+        if std::env::var_os(ALONE).is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let target = "[2001:db8::1]:80".parse().unwrap();
+            let plain = runtime.block_on(TcpStream::connect(target)).unwrap_err();
+            assert_eq!(plain.kind(), io::ErrorKind::AddrNotAvailable, "the kernel says something else");
+            let error = runtime.block_on(connect_to(target)).unwrap_err();
+            return assert_eq!(error.kind(), io::ErrorKind::NetworkUnreachable);
+        }
+        let alone = |more: &[&str]| {
+            let mut command = std::process::Command::new("unshare");
+            command.arg("--net").args(more);
+            command
+        };
+        let is_possible =
+            |more: &&[&str]| alone(more).arg("true").status().is_ok_and(|status| status.success());
+        let Some(more) = [&[][..], &["--map-root-user"]].into_iter().find(is_possible) else { return };
+        let mut command = alone(more);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", WHICH]).env(ALONE, "yes");
+        assert!(command.status().unwrap().success());
     }
 }

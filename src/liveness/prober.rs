@@ -261,12 +261,16 @@ async fn ask(targets: &[SocketAddr], path: &str, within: Duration) -> Answer {
     let mut answer = nowhere();
     let shares = resolved::shares(targets.len(), Instant::now() + within);
     for (target, share) in targets.iter().zip(shares) {
-        answer = match fetch::get(&target.to_string(), path, share()).await {
-            Ok(answer) if answer.status().is_success() => return Answer::Passed,
-            Ok(answer) => Answer::Failed(format!("it answers {}", answer.status())),
-            Err(FetchError::Timeout(_)) => too_slow(within),
-            Err(FetchError::Connect(error)) => not_connected(&error),
-            Err(error) => Answer::Failed(error.to_string()),
+        let asked = async {
+            let stream = resolved::connect_to(*target).await.map_err(FetchError::Connect)?;
+            fetch::get_on(stream, &target.to_string(), path).await
+        };
+        answer = match timeout(share(), asked).await {
+            Err(_) => too_slow(within),
+            Ok(Ok(answer)) if answer.status().is_success() => return Answer::Passed,
+            Ok(Ok(answer)) => Answer::Failed(format!("it answers {}", answer.status())),
+            Ok(Err(FetchError::Connect(error))) => not_connected(&error),
+            Ok(Err(error)) => Answer::Failed(error.to_string()),
         };
     }
     answer

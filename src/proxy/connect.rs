@@ -38,7 +38,7 @@ async fn dial_any(worker: &Worker, upstream: &Upstream) -> Result<TcpStream, Fai
         if !may_dial(&target) {
             return Err(Failure::Resolve);
         }
-        return TcpStream::connect(target).await.map_err(|error| Failure::to_connect(&error));
+        return resolved::connect_to(target).await.map_err(|error| Failure::to_connect(&error));
     }
     let (fresh, within) = {
         let timeouts = &worker.settings().timeouts;
