@@ -56,6 +56,7 @@ impl Admin {
             draining: CancellationToken::new(),
             config,
             reload: Arc::default(),
+            whole_set: Arc::default(),
         };
         Self { router: api::router(state.clone()), state }
     }

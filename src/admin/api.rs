@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Json};
 use axum::routing::get;
 use axum::{Router, extract};
 use http::{HeaderValue, Response, StatusCode, header};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,9 @@ pub(super) struct Shown {
     pub(super) config: Running,
     /// The last one.
     pub(super) reload: Arc<ArcSwapOption<Reload>>,
+    /// Held by whoever looks at each of the set: of a large one it takes long, and many at once would leave no thread of the
+    /// control side to those that take in heartbeats.
+    pub(super) whole_set: Arc<Mutex<()>>,
 }
 
 impl Shown {
@@ -49,7 +53,8 @@ pub(super) fn router(state: Shown) -> Router {
 }
 
 async fn metrics(extract::State(state): Shared) -> impl IntoResponse {
-    let Shown { registry, metrics, .. } = &state;
+    let Shown { registry, metrics, whole_set, .. } = &state;
+    let _turn = whole_set.lock().await;
     registry.each_traffic(|addr, totals| {
         let errors = Failure::ALL.iter().map(|kind| kind.label()).zip(totals.failures);
         metrics.upstream(addr.as_str(), &totals.answers, errors);

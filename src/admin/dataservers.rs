@@ -110,7 +110,10 @@ fn seconds(duration: Duration) -> f64 {
 /// One path, in the form that is asked for.
 pub(super) async fn all(extract::State(state): Shared, headers: HeaderMap) -> Response<Body> {
     let mut answer = match Form::of(&headers) {
-        Form::Json => json(&state),
+        Form::Json => {
+            let _turn = state.whole_set.lock().await;
+            json(&state)
+        }
         Form::Page => page::page(),
         Form::Stream => state.stream.watch(&state),
     };

@@ -1,19 +1,23 @@
 //! The admin paths.
 
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::support::{
-    Apiserver, PATIENT, Stub, eventually, exchange, get, request, tools, trial_with, trials,
+    Apiserver, PATIENT, Stub, connect, eventually, exchange, get, post, read_reply, request, tools,
+    trial_with, trials,
 };
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = trials![
         dataservers_are_listed_with_what_is_known_of_them,
+        who_ask_for_a_large_set_leave_room_for_others,
         one_dataserver_is_shown_by_its_address,
         one_dataserver_tells_which_process_it_is_and_what_happened_to_it,
         one_that_has_left_is_404_and_still_tells_why,
@@ -61,6 +65,34 @@ fn dataservers_are_listed_with_what_is_known_of_them() {
         requests += entry["requests"].as_u64().unwrap();
     }
     assert_eq!(requests, 20);
+}
+
+/// They are answered by the threads that take in heartbeats as well: who asks after them does not wait for all of them.
+fn who_ask_for_a_large_set_leave_room_for_others() {
+    const MANY: usize = 30;
+    let gateway = Apiserver::start("registry: {ttl: 1h, join_rate: 1000000, trusted_joins: 1000000}\n");
+    let addrs: Vec<_> = (0..4000).map(|n| format!("127.0.{}.{}:1", 9 + n / 200, 1 + n % 200)).collect();
+    let [_, http, _] = gateway.nsq.unwrap();
+    assert_eq!(post(http, "/mpub?topic=data_server_addr", addrs.join("\n").as_bytes()).status, 200);
+    eventually("all of them", || (gateway.live().len() == addrs.len()).then_some(()));
+    let answered = Arc::<AtomicUsize>::default();
+    let asking: Vec<_> = (0..MANY)
+        .map(|_| {
+            let (mut stream, answered) = (connect(gateway.listen), answered.clone());
+            stream.write_all(&request("GET /dataservers", &[], b"")).unwrap();
+            std::thread::spawn(move || {
+                let reply = read_reply(&mut BufReader::new(&stream), false).expect("no answer");
+                answered.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(reply.status, 200);
+            })
+        })
+        .collect();
+    assert_eq!(get(gateway.listen, "/healthz").status, 200);
+    let before = answered.load(Ordering::SeqCst);
+    assert!(before < MANY / 2, "{before} of {MANY} were answered first");
+    for asking in asking {
+        asking.join().unwrap();
+    }
 }
 
 fn one_dataserver_is_shown_by_its_address() {
