@@ -49,12 +49,12 @@ pub(in crate::proxy) struct Upload {
 
 /// The same body in the hand of its exchange.
 pub(in crate::proxy) struct UploadHandle {
-    shared: Rc<Shared>,
+    uploading: Uploading,
     progress: Option<Rc<Progress>>,
 }
 
-/// An upload that may go on behind the head of its answer. It ends with the answer: hyper would wait for room that nobody may
-/// ever make, and hold the stream for as long.
+/// An upload that goes on for as long as somebody wants its answer: hyper would wait for room that nobody may ever make, and hold
+/// the stream for as long. It does so also where the answer comes at the moment that its user goes.
 pub(in crate::proxy) struct Uploading(Rc<Shared>);
 
 impl Uploading {
@@ -110,7 +110,7 @@ impl Upload {
             handed_on: 0,
             slot,
         };
-        (upload, UploadHandle { shared, progress })
+        (upload, UploadHandle { uploading: Uploading(shared), progress })
     }
 
     /// What is left of what was read of `body`.
@@ -142,26 +142,22 @@ impl UploadHandle {
 
     /// The whole body, for another dataserver; `None` if too much of it is gone.
     pub(in crate::proxy) fn take_back(&self) -> Option<RequestBody> {
-        let kept = self.shared.kept.take()?;
-        let mut body = self.shared.body.take()?;
+        let Shared { kept, body, .. } = &*self.uploading.0;
+        let kept = kept.take()?;
+        let mut body = body.take()?;
         body.put_back(kept.into_frames());
         Some(body)
     }
 
     /// What was the user's fault, if that ended the upload.
     pub(in crate::proxy) fn failure(&self) -> Option<Error> {
-        self.shared.failure.take()
+        self.uploading.0.failure.take()
     }
 
     /// The dataserver has answered: the request is its own now, for as long as what is returned is kept.
     pub(in crate::proxy) fn answered(self) -> Uploading {
-        self.shared.kept.take();
-        Uploading(self.shared)
-    }
-
-    /// The dataserver has answered, and the answer is of no use: nothing more is sent.
-    pub(in crate::proxy) fn end(self) {
-        drop(self.answered());
+        self.uploading.0.kept.take();
+        self.uploading
     }
 }
 

@@ -73,16 +73,10 @@ pub(super) async fn exchange(worker: Rc<Worker>, mut routed: Routed) -> Result<R
                         }
                         break (Failure::Protocol, None);
                     }
-                    None => {
-                        handle.end();
-                        break (Failure::HeadTimeout, None);
-                    }
+                    None => break (Failure::HeadTimeout, None),
                 }
             }
-            Sent::Answer(_) => {
-                handle.end();
-                break (Failure::Protocol, None);
-            }
+            Sent::Answer(_) => break (Failure::Protocol, None),
             Sent::TimedOut => {
                 // Whether the dataserver or the way to it is gone cannot be told: later requests find out anew.
                 upstream.http2.retire(&slot);

@@ -4,6 +4,7 @@ mod connections;
 mod limits;
 mod messages;
 mod refusals;
+mod uploads;
 
 use libtest_mimic::Trial;
 
@@ -14,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(connections::trials());
     trials.extend(limits::trials());
     trials.extend(refusals::trials());
+    trials.extend(uploads::trials());
     trials
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of messages between HTTP/1 and HTTP/2, and of their trailers.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use libtest_mimic::Trial;
 
 use super::gateway_and;
-use crate::support::h2_stub::{Connections, take};
+use crate::support::h2_stub::Connections;
 use crate::support::{
-    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_reply, request, trials,
-    within,
+    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, read_reply, request, trials,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -30,10 +29,6 @@ pub fn trials() -> Vec<Trial> {
         http_26_expect_100_continue,
         http_35_a_reset_after_the_head_is_never_an_end,
         http_35_an_answer_that_said_to_be_empty_and_is_not_is_no_answer,
-        http_49_the_user_goes_and_the_stream_is_reset,
-        http_49_uploads_that_a_dataserver_answers_early_hold_no_streams,
-        http_49_nor_do_those_of_which_all_but_the_end_had_room,
-        http_16_an_upload_cut_short_is_never_whole,
         an_upload_of_known_length_arrives,
     ]
 }
@@ -43,7 +38,7 @@ fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 /// Runs an HTTP/2 client of the gateway.
-fn with_h2<T>(to: SocketAddr, client: impl AsyncFnOnce(h2::client::SendRequest<Bytes>) -> T) -> T {
+pub(super) fn with_h2<T>(to: SocketAddr, client: impl AsyncFnOnce(h2::client::SendRequest<Bytes>) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(to).await.unwrap();
@@ -54,7 +49,7 @@ fn with_h2<T>(to: SocketAddr, client: impl AsyncFnOnce(h2::client::SendRequest<B
     })
 }
 
-fn h2_request(method: &str) -> Request<()> {
+pub(super) fn h2_request(method: &str) -> Request<()> {
     Request::builder().method(method).uri("http://example.org/x").version(Version::HTTP_2).body(()).unwrap()
 }
 
@@ -318,147 +313,6 @@ fn http_35_an_answer_that_said_to_be_empty_and_is_not_is_no_answer() {
             assert!(body.data().await.is_none());
             let trailers = (path == "/trailers").then(|| fields(&[("x-after", "1")]));
             assert_eq!(body.trailers().await.unwrap(), trailers);
-        });
-    }
-}
-
-/// What a stub sees of a stream.
-#[derive(Debug, PartialEq)]
-enum Seen {
-    Begun,
-    Reset(Reason),
-}
-
-/// A stub that answers with a head, or never, and tells of each stream.
-fn waiting(answers: bool) -> (H2Stub, std::sync::mpsc::Receiver<Seen>) {
-    let (sender, seen) = std::sync::mpsc::channel();
-    let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
-        let sender = sender.clone();
-        sender.send(Seen::Begun).unwrap();
-        Box::pin(async move {
-            let _upload = request;
-            let reset = if answers {
-                let mut stream = respond.send_response(Response::new(()), false).unwrap();
-                std::future::poll_fn(|cx| stream.poll_reset(cx)).await
-            } else {
-                std::future::poll_fn(|cx| respond.poll_reset(cx)).await
-            };
-            sender.send(Seen::Reset(reset.unwrap())).unwrap();
-        })
-    });
-    (stub, seen)
-}
-
-fn http_49_the_user_goes_and_the_stream_is_reset() {
-    let chunked = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
-    for answers in [false, true] {
-        for bytes in [&request("GET /", &[], b"")[..], chunked] {
-            let what = format!("answers: {answers}, {}", String::from_utf8_lossy(bytes));
-            let (stub, seen) = waiting(answers);
-            let gateway = gateway_and(&stub);
-            let mut stream = connect(gateway.listen);
-            stream.write_all(bytes).unwrap();
-            assert_eq!(within(Duration::from_secs(10), &what, || seen.try_recv().ok()), Seen::Begun);
-            if answers {
-                stream.read_exact(&mut [0; 12]).unwrap();
-            }
-            stream.shutdown(Shutdown::Both).unwrap();
-            within(Duration::from_secs(3), &what, || seen.try_recv().ok());
-        }
-        // One is more than the stub makes room for.
-        for upload_size in [1, 100_000] {
-            let (stub, seen) = waiting(answers);
-            let gateway = gateway_and(&stub);
-            with_h2(gateway.listen, async |mut sender| {
-                let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
-                upload.send_data(Bytes::from(vec![b'x'; upload_size]), false).unwrap();
-                let next = async |seen: std::sync::mpsc::Receiver<Seen>| {
-                    let wait = move || (within(Duration::from_secs(3), "it", || seen.try_recv().ok()), seen);
-                    tokio::task::spawn_blocking(wait).await.unwrap()
-                };
-                let (begun, seen) = next(seen).await;
-                let answer = if answers { Err(answer.await.unwrap()) } else { Ok(answer) };
-                upload.send_reset(Reason::CANCEL);
-                let (reset, _) = next(seen).await;
-                assert_eq!((begun, reset), (Seen::Begun, Seen::Reset(Reason::CANCEL)));
-                drop(answer);
-            });
-        }
-    }
-}
-
-/// Nor reads them, nor says so.
-fn http_49_uploads_that_a_dataserver_answers_early_hold_no_streams() {
-    let stub = H2Stub::raw(Connections::default(), |request, mut respond| {
-        Box::pin(async move {
-            let _ = respond.send_response(Response::new(()), true);
-            let _upload = request;
-            std::future::pending::<()>().await;
-        })
-    });
-    let gateway =
-        Apiserver::start(&format!("{PATIENT}limits: {{h2c_connections: 1}}\ngateway: {{workers: 1}}\n"));
-    gateway.announce_h2c(&[stub.addr()]);
-    // A connection has 128 streams.
-    for n in 0..140 {
-        let reply = post(gateway.listen, "/", &vec![b'x'; 100_000]);
-        assert_eq!(reply.status, 200, "{n}: {}", reply.text());
-    }
-    assert_eq!(stub.connections().0, 1);
-}
-
-fn http_49_nor_do_those_of_which_all_but_the_end_had_room() {
-    const ROOM: usize = 65_535;
-    // Of the second kind the answers are refused for their fields.
-    for (fields, status) in [(0, 200), (200, 502)] {
-        let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
-            Box::pin(async move {
-                let (mut upload, mut got) = (request.into_body(), 0);
-                while got < ROOM {
-                    let Some(Ok(part)) = upload.data().await else { return };
-                    got += part.len();
-                }
-                let head = (0..fields).fold(Response::builder(), |head, _| head.header("x-many", "1"));
-                let _ = respond.send_response(head.body(()).unwrap(), true);
-                // Nothing more comes but a reset.
-                while let Some(Ok(_)) = upload.data().await {}
-            })
-        });
-        let config = "limits: {h2c_connections: 1}\ngateway: {workers: 1}\ntimeouts: {response_head: 2s}\nregistry: {ttl: 1h, ejection: {failures: 0}}\n";
-        let gateway = Apiserver::start(config);
-        gateway.announce_h2c(&[stub.addr()]);
-        for n in 0..20 {
-            // Most likely the last piece is larger than what there is no room for.
-            let reply = post(gateway.listen, "/", &vec![b'x'; ROOM + 5]);
-            assert_eq!(reply.status, status, "{n}: {}", reply.text());
-        }
-    }
-}
-
-/// A stub that answers at once, with or without the end of the answer, then takes the upload and tells whether it was whole.
-fn answering_early(ends: bool) -> (H2Stub, std::sync::mpsc::Receiver<bool>) {
-    let (sender, whole) = std::sync::mpsc::channel();
-    let stub = H2Stub::raw(Connections::default(), move |request, mut respond| {
-        let sender = sender.clone();
-        Box::pin(async move {
-            let _answer = respond.send_response(Response::new(()), ends).unwrap();
-            sender.send(take(request).await.is_some()).unwrap();
-        })
-    });
-    (stub, whole)
-}
-
-fn http_16_an_upload_cut_short_is_never_whole() {
-    for (reason, ends) in [(Reason::CANCEL, true), (Reason::NO_ERROR, true), (Reason::CANCEL, false)] {
-        let (stub, whole) = answering_early(ends);
-        let gateway = gateway_and(&stub);
-        with_h2(gateway.listen, async |mut sender| {
-            let (answer, mut upload) = sender.send_request(h2_request("POST"), false).unwrap();
-            upload.send_data(Bytes::from_static(b"half"), false).unwrap();
-            let _answer = answer.await.unwrap();
-            upload.send_reset(reason);
-            let wait = move || within(Duration::from_secs(10), "its end", || whole.try_recv().ok());
-            assert!(!tokio::task::spawn_blocking(wait).await.unwrap(), "{reason:?}");
         });
     }
 }
