@@ -67,9 +67,7 @@ impl Uploading {
 impl Drop for Uploading {
     fn drop(&mut self) {
         // The stream is reset, unless all of the body went out.
-        if let Some(task) = self.0.sending.take() {
-            task.abort();
-        }
+        self.0.sending.end();
     }
 }
 
@@ -78,7 +76,7 @@ struct Shared {
     /// What was read so far; none once it is too much or of no more use.
     kept: RefCell<Option<Kept>>,
     failure: Cell<Option<Error>>,
-    sending: Sending,
+    sending: Rc<Sending>,
 }
 
 #[derive(Default)]
@@ -101,7 +99,7 @@ impl Upload {
             body: RefCell::new(Some(body)),
             kept: RefCell::new(Some(Kept::default())),
             failure: Cell::new(None),
-            sending: Sending::default(),
+            sending: Rc::default(),
         });
         let upload = Self {
             shared: shared.clone(),

@@ -224,7 +224,7 @@ struct Tasks {
     socket: Cell<Option<Task>>,
     has_socket: Cell<bool>,
     /// The upload whose task comes next.
-    next: Cell<Option<Sending>>,
+    next: Cell<Option<Rc<Sending>>>,
     /// Whether there is a request whose head h2 was given and may not have written yet.
     has_begun: Cell<bool>,
 }
@@ -232,11 +232,33 @@ struct Tasks {
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The task that sends a body, once there is one.
-pub(in crate::proxy) type Sending = Rc<Cell<Option<AbortHandle>>>;
+#[derive(Default)]
+pub(in crate::proxy) struct Sending {
+    task: Cell<Option<AbortHandle>>,
+    has_ended: Cell<bool>,
+}
+
+impl Sending {
+    /// Ends the task, also one that is yet to begin: hyper makes it when the stream is open, however long that takes.
+    pub(in crate::proxy) fn end(&self) {
+        self.has_ended.set(true);
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+
+    fn begin(&self, task: AbortHandle) {
+        if self.has_ended.get() {
+            task.abort();
+        } else {
+            self.task.set(Some(task));
+        }
+    }
+}
 
 impl LocalExecutor {
     /// A request begins. The next task is that of its upload, or of none.
-    pub(in crate::proxy) fn begins(&self, upload: Option<Sending>) {
+    pub(in crate::proxy) fn begins(&self, upload: Option<Rc<Sending>>) {
         self.0.next.set(upload);
         self.0.has_begun.set(true);
     }
@@ -250,7 +272,46 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecu
         }
         let task = spawn_local(task);
         if let Some(upload) = self.0.next.take() {
-            upload.set(Some(task.abort_handle()));
+            upload.begin(task.abort_handle());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::rt::Executor;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Its user may go while the stream waits to be opened.
+    #[tokio::test]
+    async fn an_upload_that_has_ended_before_it_begins_is_not_sent() {
+        let executor = LocalExecutor::default();
+        executor.execute(async {}); // the one that has the socket
+        LocalSet::new()
+            .run_until(async {
+                for ends_before in [true, false] {
+                    let (sending, held) = (Rc::<Sending>::default(), Rc::new(()));
+                    let holder = held.clone();
+                    executor.begins(Some(sending.clone()));
+                    if ends_before {
+                        sending.end();
+                    }
+                    executor.execute(async move {
+                        std::future::pending::<()>().await;
+                        drop(holder);
+                    });
+                    if !ends_before {
+                        tokio::task::yield_now().await;
+                        assert_eq!(Rc::strong_count(&held), 2, "it is under way");
+                        sending.end();
+                    }
+                    tokio::task::yield_now().await;
+                    tokio::task::yield_now().await;
+                    assert_eq!(Rc::strong_count(&held), 1);
+                }
+            })
+            .await;
     }
 }
