@@ -6,11 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use crate::addr::Addr;
+
+/// Names that are looked up at once, at most: each has a thread for as long as name servers say nothing, and a runtime's threads
+/// are 512, for reading the config and handing over the sockets as well.
+const AT_ONCE: usize = 256;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// The addresses of one name. One lookup at a time, which goes on when whoever asked for it has left: a name
 /// server that hangs holds one thread for each name, not one for each who asks. Addresses that are known stay in use while
@@ -70,7 +76,7 @@ impl Resolved {
         {
             return Ok(targets.clone());
         }
-        let lookup = running.get_or_insert_with(|| spawn_blocking(|| ended(lookup)));
+        let lookup = running.get_or_insert_with(|| tokio::spawn(ended(lookup)));
         let ended = match known {
             Some(_) => timeout(patience, lookup).await.map_err(io::Error::from),
             None => Ok(lookup.await),
@@ -96,9 +102,10 @@ impl Resolved {
     }
 }
 
-fn ended(lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>>) -> Ended {
-    let found = lookup();
-    (Instant::now(), found)
+async fn ended(lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static) -> Ended {
+    let _turn = LOOKUPS.acquire().await; // it is never closed
+    let found = spawn_blocking(lookup).await;
+    (Instant::now(), found.map_err(io::Error::other).flatten())
 }
 
 /// Connects to the first of these that takes the connection. A share of the time until `deadline` is for each: one that says
@@ -214,6 +221,29 @@ mod tests {
         while resolved.is_looking_up() {
             assert!(begun.elapsed() < PATIENT);
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Each of its lookups has a thread.
+    #[tokio::test]
+    async fn a_name_server_that_hangs_leaves_threads_to_others() {
+        let (go_on, waits) = mpsc::channel::<()>();
+        let waits = Arc::new(std::sync::Mutex::new(waits));
+        let names: Vec<_> = (0..600).map(|_| Resolved::default()).collect();
+        for resolved in &names {
+            let waits = waits.clone();
+            let hangs = move || {
+                let _ = waits.lock().map(|waits| waits.recv());
+                Ok(vec![address(1)])
+            };
+            assert!(
+                timeout(Duration::from_micros(1), resolved.resolve(PATIENT, PATIENT, hangs)).await.is_err()
+            );
+        }
+        timeout(PATIENT, spawn_blocking(|| ())).await.expect("no thread is left").unwrap();
+        drop(go_on);
+        for resolved in &names {
+            has_ended(resolved).await;
         }
     }
 
