@@ -126,6 +126,9 @@ pub(in crate::proxy) async fn http2(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(terms.head_bytes)
+        // h2 forgets streams that were reset while much of their answers was under way, takes that for errors, and ends a
+        // connection at so many in all its life. Those who cancel are users, and others are on it.
+        .max_local_error_reset_streams(None)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Failure::Closed)?;

@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         an_upgrade_goes_to_who_can,
         streams_are_bounded,
         small_frames_that_one_user_does_not_read_end_nobody_elses_stream,
+        nor_do_answers_whose_users_have_left,
         many_requests_share_few_connections,
         an_idle_connection_is_closed,
         a_dataserver_that_fell_silent_is_found_out_by_a_ping,
@@ -298,6 +299,55 @@ fn small_frames_that_one_user_does_not_read_end_nobody_elses_stream() {
         }
     }
     assert_eq!(got, 2 * SMALL + "the end".len());
+}
+
+/// h2 remembers some of the streams that it has reset, for a while. What was still under way of the others it counts as errors, for
+/// as long as the connection lasts.
+fn nor_do_answers_whose_users_have_left() {
+    const USERS: usize = 100;
+    const PARTS: usize = 30;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let stub = Stub::raw(move |stream| {
+        let mut frames = Frames { stream };
+        if frames.stream.read_exact(&mut [0; PREFACE.len()]).is_err() {
+            return;
+        }
+        frames.send(kind::SETTINGS, 0, 0, b"");
+        let (mut left, mut parts) = (Vec::new(), 0);
+        while let Some(frame) = frames.read() {
+            match frame.kind {
+                kind::HEADERS => drop(counted.fetch_add(1, Ordering::SeqCst)),
+                kind::RST_STREAM if left.len() < USERS => left.push(frame.stream),
+                kind::PING if frame.flags != 0 => parts += 1,
+                _ => continue,
+            }
+            if left.len() == USERS && (frame.kind == kind::PING || parts == 0) {
+                if parts == PARTS {
+                    frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x88]);
+                    continue;
+                }
+                // A part of each answer, and then to know that it was read.
+                let part = left.iter().flat_map(|left| data(kind::DATA, 0, *left, &[b'x'; 1000]));
+                let _ = frames.stream.write_all(&part.collect::<Vec<_>>());
+                frames.send(kind::PING, 0, 0, b"all came");
+            }
+        }
+    });
+    let gateway = Apiserver::start(&format!("{PATIENT}gateway: {{workers: 1}}\n"));
+    gateway.announce_h2c(&[stub.addr()]);
+    let to = gateway.listen;
+    let stays = std::thread::spawn(move || post(to, "/", b"once").status);
+    eventually("the first to be there", || (asked.load(Ordering::SeqCst) == 1).then_some(()));
+    let leave = || {
+        let mut leaves = connect(to);
+        leaves.write_all(&request("GET /", &[], b"")).unwrap();
+        leaves
+    };
+    let leave: Vec<_> = (0..USERS).map(|_| leave()).collect();
+    eventually("all to be there", || (asked.load(Ordering::SeqCst) == 1 + USERS).then_some(()));
+    drop(leave);
+    assert_eq!((stays.join().unwrap(), stub.connections()), (200, 1));
 }
 
 fn many_requests_share_few_connections() {
