@@ -363,7 +363,9 @@ impl Now {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .max_concurrent_streams(MAX_STREAMS);
+            .max_concurrent_streams(MAX_STREAMS)
+            // Those that are cancelled before hyper has seen them count as the others do, once it has.
+            .max_pending_accept_reset_streams(limits.cancelled_streams);
         Self { settings, http2 }
     }
 }
