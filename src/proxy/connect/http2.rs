@@ -193,7 +193,7 @@ impl AsyncRead for Heard {
 
 impl AsyncWrite for Heard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf).map(|written| or_lost(written, || buf.len()))
     }
 
     fn poll_write_vectored(
@@ -201,7 +201,8 @@ impl AsyncWrite for Heard {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let all = || bufs.iter().map(|buf| buf.len()).sum();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs).map(|written| or_lost(written, all))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -214,6 +215,17 @@ impl AsyncWrite for Heard {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What was written to somebody who has closed is lost, and that is for the next read to say: what they said before comes first. It may be
+/// a GOAWAY, by which they have not processed it.
+fn or_lost(written: io::Result<usize>, all: impl FnOnce() -> usize) -> io::Result<usize> {
+    match written {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(all())
+        }
+        written => written,
     }
 }
 

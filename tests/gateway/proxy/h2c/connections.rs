@@ -4,6 +4,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
@@ -11,7 +12,7 @@ use super::{gateway_and, gateway_of, gateway_with};
 use crate::support::frames::{Frames, GET, PREFACE, flag, frame as data, hpack, kind};
 use crate::support::h2_stub::{Connections, ok};
 use crate::support::{
-    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, post, read_body, read_head,
+    Apiserver, H2Stub, PATIENT, Stub, connect, eventually, exchange, get, pause, post, read_body, read_head,
     request, trials,
 };
 
@@ -19,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
     trials![
         a_stream_above_a_goaway_goes_on_a_new_connection,
         a_graceful_goaway_costs_nobody_anything,
+        a_goaway_is_heard_also_if_the_connection_is_closed_at_once,
         a_post_is_not_sent_twice,
         a_malformed_answer_takes_no_other_request_along,
         an_http1_server_is_no_h2c_one,
@@ -105,6 +107,35 @@ fn a_graceful_goaway_costs_nobody_anything() {
     }
     assert_eq!(stub.requests().len(), 80);
     assert!(stub.connections().0 >= 80 / 5 / 4, "{:?}", stub.connections());
+}
+
+/// What comes meanwhile is written to a connection that is closed, and that fails before the GOAWAY is read.
+fn a_goaway_is_heard_also_if_the_connection_is_closed_at_once() {
+    const ROUNDS: usize = 500;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    let stub = Stub::raw(move |stream| {
+        let mut frames = Frames { stream };
+        if frames.stream.read_exact(&mut [0; PREFACE.len()]).is_err() {
+            return;
+        }
+        frames.send(kind::SETTINGS, 0, 0, b"");
+        while let Some(frame) = frames.read() {
+            if frame.kind == kind::DATA && frame.flags & flag::END_STREAM != 0 {
+                let taken = counted.fetch_add(1, Ordering::SeqCst);
+                frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x88]);
+                pause(Duration::from_micros(10 * (taken as u64 % 50)));
+                frames.send(kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+                return;
+            }
+        }
+    });
+    let gateway = Apiserver::start(&format!("{PATIENT}gateway: {{workers: 1}}\n"));
+    gateway.announce_h2c(&[stub.addr()]);
+    for round in 0..ROUNDS {
+        assert_eq!(post(gateway.listen, "/", b"once").status, 200, "in round {round}");
+    }
+    assert_eq!(taken.load(Ordering::SeqCst), ROUNDS);
 }
 
 fn a_post_is_not_sent_twice() {
