@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use super::http::{read_body, read_head};
 
@@ -82,13 +82,20 @@ impl Stub {
 
     /// An address that refuses connections.
     pub fn refusing() -> SocketAddr {
-        Self::all_refusing(1)[0]
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
 
-    /// So many of them, each another one.
+    /// So many of them. They are held for as long as the tests run: nobody gets to listen on one of so many by chance.
     pub fn all_refusing(count: usize) -> Vec<SocketAddr> {
-        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
+        let any = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let held = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&any).unwrap();
+            let addr = socket.local_addr().unwrap().as_socket().unwrap();
+            std::mem::forget(socket); // bound, and not listening
+            addr
+        };
+        (0..count).map(|_| held()).collect()
     }
 
     pub fn addr(&self) -> SocketAddr {
